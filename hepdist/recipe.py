@@ -1,0 +1,243 @@
+"""The recipe: one typed, checked file that says everything about an experiment; `key=value` overrides any field."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from annotated_types import Ge, Gt, Le
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, field_serializer, field_validator, model_validator
+
+from hepdist.errors import RecipeError
+from hepdist.models.specs import FAMILIES, parse_model
+from hepdist.spec import Spec, known_keys, parse, unknown_key
+
+Share = Annotated[float, Ge(0), Le(1)]
+SHIPPED = Path(__file__).parent / "recipes"
+
+
+class DataSpec(Spec):
+    cohort: str
+    """Folder that `hepdist ingest` wrote."""
+    normalise: Literal["cohort", "image", "none"] = "cohort"
+    """cohort: subtract the train split's mean and divide by its standard deviation; image: each image by its own
+    (MR has no absolute unit); none: as stored, integers scaled to 0..1."""
+    emr: bool = False
+    """Feed the EMR columns to the model; needs a cohort with EMR."""
+    window_mib: PositiveFloat = 64.0
+    """Size of the sample-level shuffle window, over all workers; a split that fits is shuffled whole."""
+    readers: PositiveInt = 1
+    """Concurrent Ray Data read tasks a worker; one delivers thousands of images a second."""
+
+
+class TaskSpec(Spec):
+    kind: Literal["classification", "segmentation"]
+    label_smoothing: Annotated[float, Ge(0), Le(0.5)] = 0.0
+    class_weights: Literal["none", "balanced"] = "none"
+    """balanced: weight classes by the inverse of their frequency in the train split."""
+    threshold: Literal["half", "validation"] = "half"
+    """How a binary decision is made: at probability 0.5, or where balanced accuracy is best on validation. Never on test."""
+    activation: Literal["softmax", "sigmoid"] = "softmax"
+    """Segmentation head: softmax for exclusive classes, sigmoid for overlapping ones."""
+    dice_weight: Share = 0.5
+    """Segmentation loss = dice_weight * Dice + (1 - dice_weight) * cross-entropy."""
+    select: str = ""
+    """Validation metric that picks the best checkpoint; empty: auroc for classification, dice for segmentation."""
+
+
+class AugmentSpec(Spec):
+    """Random changes drawn per sample on the worker's device; the draw depends on (seed, epoch, position) alone."""
+
+    rotate: Annotated[float, Ge(0), Le(180)] = 0.0
+    """Largest rotation, degrees (in 3D about each axis)."""
+    scale: Annotated[float, Ge(0), Le(0.9)] = 0.0
+    """Largest relative zoom in or out."""
+    translate: Annotated[float, Ge(0), Le(0.5)] = 0.0
+    """Largest shift, as a share of each side."""
+    flip: tuple[NonNegativeInt, ...] = ()
+    """Spatial axes that may be mirrored (0 is the first after the channel); only where anatomy allows."""
+    brightness: Annotated[float, Ge(0)] = 0.0
+    """Largest additive shift, in standard deviations of the normalised image."""
+    contrast: Annotated[float, Ge(0), Le(0.9)] = 0.0
+    """Largest relative change of contrast about the mean."""
+    gamma: Annotated[float, Ge(0), Le(0.9)] = 0.0
+    """Largest relative change of the exponent, applied to the image scaled to 0..1."""
+    noise: Annotated[float, Ge(0)] = 0.0
+    """Largest standard deviation of added Gaussian noise, in standard deviations of the normalised image."""
+    mixup: Annotated[float, Ge(0)] = 0.0
+    """Alpha of the Beta distribution of mixup (Zhang et al., 2018); 0 is off; classification only."""
+    test_flip: tuple[NonNegativeInt, ...] = ()
+    """Axes over which predictions are averaged with their mirrored selves, in validation and in test."""
+
+
+class OptimSpec(Spec):
+    lr: PositiveFloat = 1e-3
+    """Peak learning rate, for the global batch (not per worker): changing the worker count changes nothing."""
+    weight_decay: Annotated[float, Ge(0)] = 0.01
+    """AdamW's decoupled decay; not applied to biases and norms."""
+    beta1: Annotated[float, Ge(0), Le(0.9999)] = 0.9
+    beta2: Annotated[float, Ge(0), Le(0.99999)] = 0.999
+    warmup: Annotated[float, Ge(0), Le(0.5)] = 0.05
+    """Share of all steps spent rising linearly to `lr`; small cohorts diverge without it."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """After the warm-up: half a cosine down to `final_lr`, or no change."""
+    final_lr: Share = 0.01
+    """Learning rate at the end, as a share of `lr`."""
+    clip: Annotated[float, Ge(0)] = 1.0
+    """Largest global L2 norm of the gradient; 0 turns clipping off."""
+    ema: Annotated[float, Ge(0), Le(0.99999)] = 0.0
+    """Decay a step of the exponential moving average of the weights; 0 is off. Validation and test use the average."""
+
+
+class TrainSpec(Spec):
+    epochs: PositiveInt = 10
+    seed: NonNegativeInt = 0
+    workers: PositiveInt = 2
+    """Worker processes, one GPU each where there are GPUs. Sample order and global batch do not depend on it."""
+    global_batch: PositiveInt = 64
+    """Samples an optimiser step, over all workers."""
+    micro_batch: PositiveInt | None = None
+    """Most samples a worker holds in one forward pass; gradient accumulation is derived. None: no accumulation."""
+    zero_stage: Literal[0, 1, 2, 3] = 1
+    """DeepSpeed ZeRO: 1 shards optimiser state, 2 gradients too, 3 parameters too. Small nets gain little beyond 1."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16 runs the forward and backward pass in bfloat16 autocast over fp32 master weights."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: CUDA when the cluster has a GPU for each worker."""
+    patience: NonNegativeInt = 0
+    """Epochs without improvement of the validation metric after which training stops; 0 never stops early."""
+    validate_every: PositiveInt = 1
+    """Epochs between validations."""
+    checkpoint_every: NonNegativeInt = 0
+    """Optimiser steps between checkpoints, besides the one that ends each validated epoch; 0: none in between."""
+    keep: PositiveInt = 2
+    """Latest checkpoints kept, besides the best."""
+    max_failures: NonNegativeInt = 3
+    """Times the worker group is restarted from its last checkpoint before the run gives up."""
+    compile: bool = False
+    """torch.compile the model: minutes at the start, worth it on long GPU runs."""
+
+
+class EvaluationSpec(Spec):
+    splits: tuple[Literal["train", "val", "test"], ...] = ("val", "test")
+    """Splits scored when training ends; empty leaves it to `hepdist evaluate`."""
+    batch: PositiveInt = 32
+    """Samples a forward pass; fixed, so that scores do not depend on the number of workers."""
+    bootstrap: PositiveInt = 1000
+    """Resamples of patients behind each 95 % interval."""
+    surface: bool = True
+    """Compute HD95 (millimetres) in segmentation."""
+
+
+class Recipe(Spec):
+    name: Annotated[str, Gt("")]
+    """Folder under `runs`; a second call with the same name resumes."""
+    runs: str = "runs"
+    """Folder that holds all runs; on a cluster a path that every node sees."""
+    data: DataSpec
+    task: TaskSpec
+    model: Any
+    augment: AugmentSpec = AugmentSpec()
+    optim: OptimSpec = OptimSpec()
+    train: TrainSpec = TrainSpec()
+    evaluation: EvaluationSpec = EvaluationSpec()
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _model(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            raise ValueError("give a mapping with a family, such as {family: resnet}")
+        return parse_model(values)
+
+    @field_serializer("model")
+    def _plain_model(self, model: Spec) -> dict[str, Any]:
+        return model.model_dump(mode="json")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Recipe:
+        family, kind = self.model.family, self.task.kind
+        if "/" in self.name or self.name.startswith("."):
+            raise RecipeError(f"recipe key 'name' is {self.name!r}: it names a folder, so use letters, digits, - and _")
+        if (family in SEGMENTERS) != (kind == "segmentation"):
+            fitting = [f for f in FAMILIES if (f in SEGMENTERS) == (kind == "segmentation")]
+            raise RecipeError(f"recipe key 'model.family' is '{family}', which can't do {kind}; use one of {', '.join(fitting)}")
+        if family in ("mlp", "fusion") and not self.data.emr:
+            raise RecipeError(f"recipe key 'model.family' is '{family}', which reads EMR columns; set data.emr=true")
+        if self.data.emr and family not in ("mlp", "fusion"):
+            raise RecipeError(f"recipe key 'data.emr' is true, but '{family}' reads images only; use model.family=fusion")
+        if self.train.workers > self.train.global_batch:
+            raise RecipeError(
+                f"recipe key 'train.workers' is {self.train.workers}, more than the {self.train.global_batch} samples of a"
+                f" global batch; use at most train.workers={self.train.global_batch} or a larger train.global_batch"
+            )
+        if self.augment.mixup and kind != "classification":
+            raise RecipeError("recipe key 'augment.mixup' needs task.kind=classification; set augment.mixup=0")
+        return self
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.runs) / self.name
+
+    def dump(self) -> str:
+        """The resolved recipe as YAML, every field written out."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+SEGMENTERS = ("unet",)
+
+
+def load_recipe(source: str | Path, overrides: list[str] | None = None) -> Recipe:
+    """Read a shipped recipe by name, or a file by path, and apply `key=value` overrides.
+
+    Raises RecipeError with one sentence that names the key and the fix.
+    """
+    path = Path(source)
+    if path.suffix not in (".yaml", ".yml"):
+        path = SHIPPED / f"{source}.yaml"
+        if not path.exists():
+            raise RecipeError(f"recipe '{source}' does not exist; shipped ones: {', '.join(shipped_recipes())}; or give a path to a .yaml file")
+    elif not path.exists():
+        raise RecipeError(f"recipe file '{path}' does not exist")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise RecipeError(f"recipe file '{path}' is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise RecipeError(f"recipe file '{path}' must hold a mapping of keys to values")
+    values.setdefault("name", path.stem)
+    for override in overrides or []:
+        apply_override(values, override)
+    return parse(Recipe, values)
+
+
+def shipped_recipes() -> list[str]:
+    return sorted(p.stem for p in SHIPPED.glob("*.yaml"))
+
+
+def apply_override(values: dict[str, Any], override: str) -> None:
+    """Set one `dotted.key=value` in nested plain values; the value is read as YAML.
+
+    A new `model.family` starts from that family's defaults: the depth of a ResNet is not the depth of a U-Net.
+    """
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise RecipeError(f"override '{override}' is not of the form key=value")
+    top = key.split(".")[0]
+    if top not in Recipe.model_fields:
+        raise unknown_key("recipe", key, known_keys(Recipe) + [f"model.{k}" for spec in FAMILIES.values() for k in spec.model_fields])
+    value = yaml.safe_load(text) if text else ""
+    if isinstance(value, str):  # YAML 1.1 reads 1e-3 as a string
+        try:
+            value = float(value)
+        except ValueError:
+            pass
+    *parents, last = key.split(".")
+    place = values
+    for parent in parents:
+        place = place.setdefault(parent, {})
+        if not isinstance(place, dict):
+            raise RecipeError(f"override '{override}' can't be applied: '{parent}' is not a section")
+    if key == "model.family" and value != place.get("family"):
+        place.clear()
+    place[last] = value

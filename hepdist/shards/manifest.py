@@ -1,0 +1,150 @@
+"""The manifest of a cohort: its columns, counts, normalisation and shards with their sha256; the one file that names it all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hepdist.errors import CohortError
+from hepdist.shards.format import TensorField
+
+SCHEMA_VERSION = 1
+SPLITS = ("train", "val", "test")
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One Parquet file of one split."""
+
+    path: str
+    """Relative to the cohort's folder."""
+    split: str
+    row_groups: tuple[int, ...]
+    """Rows of each row group, in file order."""
+    bytes: int
+    sha256: str
+
+    @property
+    def rows(self) -> int:
+        return sum(self.row_groups)
+
+
+@dataclass(frozen=True)
+class EMRColumn:
+    """One EMR feature: a position in the `emr` and `emr_missing` tensors."""
+
+    name: str
+    kind: str
+    """'number' or 'category'; a category is stored as its index in `categories`."""
+    unit: str = ""
+    categories: tuple[str, ...] = ()
+    missing_share: float = 0.0
+    """Share of all rows without a value."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Deterministic for the same source, options and salt: no time stamps, no paths of the machine."""
+
+    name: str
+    source: str
+    """Kind of source: 'dicom', 'medmnist', 'decathlon', 'images'."""
+    tensors: dict[str, dict[str, Any]]
+    """By column name: dtype, shape, unit, axes, classes."""
+    shards: tuple[Shard, ...]
+    label_names: tuple[str, ...] = ()
+    """Class names by index of the `label` column; empty where rows have no class label."""
+    multilabel: bool = False
+    """True: `label` is a tensor of 0/1 for each of `label_names`; else a nullable int64 class index."""
+    emr: tuple[EMRColumn, ...] = ()
+    counts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """By split: {'rows', 'patients', 'classes': {name: rows}}; 'audit': {outcome or check: files}."""
+    normalisation: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """From train rows only. image: {'mean': [C], 'std': [C]}; emr: {'mean': [F], 'std': [F]} over values that are there."""
+    fingerprint: dict[str, Any] = field(default_factory=dict)
+    """Facts of the data that defaults come from: median spacing and shape, intensity percentiles, ..."""
+    split_rule: dict[str, Any] = field(default_factory=dict)
+    """{'kind': 'hash' | 'official', 'ratio': [6, 2, 2], 'stratified': bool}."""
+    created_by: str = ""
+    schema_version: int = SCHEMA_VERSION
+
+    @cached_property
+    def fields(self) -> dict[str, TensorField]:
+        return {name: TensorField.from_json(name, meaning) for name, meaning in self.tensors.items()}
+
+    def of(self, split: str) -> list[Shard]:
+        return [s for s in self.shards if s.split == split]
+
+    def rows(self, split: str) -> int:
+        return sum(s.rows for s in self.of(split))
+
+    def row_groups(self, split: str) -> np.ndarray:
+        """int64[groups, 3]: index into of(split), row group in that file, rows."""
+        triples = [(i, g, rows) for i, shard in enumerate(self.of(split)) for g, rows in enumerate(shard.row_groups)]
+        return np.array(triples, dtype=np.int64).reshape(-1, 3)
+
+    def row_bytes(self) -> int:
+        """Bytes of a row's tensors."""
+        return sum(t.nbytes for t in self.fields.values())
+
+    def dump(self) -> bytes:
+        return json.dumps(asdict(self), indent=1, sort_keys=True, ensure_ascii=False).encode()
+
+    def sha256(self) -> str:
+        """The identity of the cohort: of the manifest, which holds the sha256 of every shard."""
+        return hashlib.sha256(self.dump()).hexdigest()
+
+    def save(self, folder: Path) -> None:
+        """Written last and renamed into place: a folder with a manifest is a complete cohort."""
+        part = folder / f".{MANIFEST}.part"
+        part.write_bytes(self.dump())
+        part.rename(folder / MANIFEST)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Manifest:
+        """Raises CohortError where there is no cohort, or one of another schema version."""
+        path = Path(folder) / MANIFEST
+        if not path.is_file():
+            raise CohortError(f"no cohort at '{folder}' (no {MANIFEST}); make one with: hepdist ingest SOURCE {folder}")
+        try:
+            values = json.loads(path.read_bytes())
+        except ValueError as error:
+            raise CohortError(f"manifest '{path}' is damaged ({error}); ingest the cohort again") from None
+        if values.get("schema_version") != SCHEMA_VERSION:
+            raise CohortError(f"cohort '{folder}' has schema version {values.get('schema_version')}, this hepdist reads {SCHEMA_VERSION}; ingest it again")
+        values["shards"] = tuple(Shard(**{**s, "row_groups": tuple(s["row_groups"])}) for s in values["shards"])
+        values["emr"] = tuple(EMRColumn(**{**c, "categories": tuple(c["categories"])}) for c in values["emr"])
+        values["label_names"] = tuple(values["label_names"])
+        return cls(**values)
+
+
+def sha256_of(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256(file)
+
+
+def _sha256(file: Any) -> str:  # Python 3.10 has no file_digest
+    total = hashlib.sha256()
+    for block in iter(lambda: file.read(1 << 20), b""):
+        total.update(block)
+    return total.hexdigest()
+
+
+def damaged_shards(folder: str | Path, manifest: Manifest) -> Iterator[tuple[Shard, str]]:
+    """The shards that are not what the manifest says, each with the reason."""
+    for shard in manifest.shards:
+        path = Path(folder) / shard.path
+        if not path.is_file():
+            yield shard, "missing"
+        elif path.stat().st_size != shard.bytes:
+            yield shard, f"{path.stat().st_size} bytes instead of {shard.bytes}"
+        elif sha256_of(path) != shard.sha256:
+            yield shard, "sha256 differs"
