@@ -1,0 +1,74 @@
+"""What a source hands to the cohort writer: samples with raw keys, and findings about files; nothing here is written as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+
+@dataclass
+class Sample:
+    """One future row, before de-identification, splitting and fitting to the cohort's shape."""
+
+    key: str
+    """Raw key, unique and stable in the source (SOPInstanceUID, case name, 'train/17'); becomes `sample_id` by salted hash."""
+    patient: str
+    """Raw patient key; becomes a salted pseudonym."""
+    study: str = ""
+    image: np.ndarray | None = None
+    """[C, *spatial], in its stored or declared unit."""
+    image_unit: str = "raw"
+    mask: np.ndarray | None = None
+    """uint8[1, *spatial], class index."""
+    label: str | int | None = None
+    """Class name or index as the source writes it; None = unlabelled."""
+    labels: np.ndarray | None = None
+    """uint8[K] for multi-label sources."""
+    split: str | None = None
+    """The official split, where the source has one."""
+    spacing: tuple[float, ...] | None = None
+    """mm, in the order of the spatial axes (D, H, W) or (H, W)."""
+    affine: np.ndarray | None = None
+    """float64[4, 4], voxel index (i, j, k in the order of the spatial axes) to patient mm."""
+    files: tuple[str, ...] = ()
+    """Relative paths of the files that it came from; for the audit, hashed there."""
+    emr: dict[str, Any] = field(default_factory=dict)
+    """Raw EMR values by column name; absent or None = missing."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What became of one file (or table row): a row of the audit once its names are pseudonyms."""
+
+    file: str
+    """Relative path, or 'TABLE#row' for a table row."""
+    outcome: str
+    """'ingested', 'quarantined' or 'ignored'."""
+    check: str = ""
+    """Slug of the check that failed: 'not-an-image', 'truncated', 'nan', 'label-unknown', 'unknown-patient', 'unpaired', ..."""
+    reason: str = ""
+    """One sentence without PHI."""
+    study: str = ""
+    series: str = ""
+    sha256: str = ""
+
+
+class Source(Protocol):
+    """One kind of input. Reading is a single pass that yields samples and findings as it goes, one sample in memory at a time."""
+
+    kind: str
+    label_names: tuple[str, ...]
+    """Class names, where the source itself declares them; else empty."""
+    mask_classes: tuple[str, ...]
+    multilabel: bool
+
+    def count(self) -> int:
+        """Number of items that `read` goes through, for progress."""
+        ...
+
+    def read(self) -> Iterator[Sample | Finding]:
+        """Every file is accounted for: by a Sample that lists it in `files`, or by a Finding."""
+        ...
