@@ -1,0 +1,92 @@
+"""The options of `hepdist ingest`, typed and checked; each is given as key=value and none is needed for a source that explains itself."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from annotated_types import Len
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt, field_validator
+
+from hepdist.errors import RecipeError
+from hepdist.spec import Spec, known_keys, parse, unknown_key
+
+
+class IngestSpec(Spec):
+    emr: str | None = None
+    """Table of EMR rows (CSV), joined to the images by patient."""
+    patient_key: str | None = None
+    """Column of a table that names the patient; None: the first of the usual names that is there."""
+    label: str | None = None
+    """Column of the EMR or label table that holds the class; rows without a value stay unlabelled."""
+    label_names: tuple[str, ...] = ()
+    """Class names in the order of their index; empty: as the source declares them, or the sorted values that occur."""
+    unlabelled: tuple[str, ...] = ("", "todo", "unknown", "NA")
+    """Label values that mean 'not known'; such images are kept without a label."""
+    labels_table: str | None = None
+    """CSV of image files and their labels; None: a CSV inside the source that has a file column, where there is one."""
+    file_key: str | None = None
+    """Column of the label table that names the image file; None: the first of the usual names that is there."""
+    label_pattern: str | None = None
+    """Regular expression on an image's relative path whose first group is the label, such as '_([01])\\.png$'."""
+    patient_pattern: str | None = None
+    """Regular expression on an image's relative path whose first group is the patient; None: each image is a patient."""
+    masks: Literal["auto", "require", "ignore"] = "auto"
+    """Masks beside images. auto: used where every image has one or nothing else labels the images; require: an image
+    without a mask is quarantined; ignore: none is read."""
+    classes: tuple[str, ...] = ()
+    """Names of the mask's class indices, background first; empty: as the source declares them, or the values that occur."""
+    modality: str | None = None
+    """Keep only this DICOM modality (CT, MR, CR, DX, ...); None keeps the one that the most series have."""
+    size: Annotated[tuple[PositiveInt, ...], Len(2, 3)] | None = None
+    """Spatial shape of every image: H,W (resized, aspect kept, then padded) or D,H,W (cropped or padded about the
+    centre). None: the common shape, or one that holds all volumes in multiples of 8."""
+    spacing: Annotated[tuple[PositiveFloat, ...], Len(1, 3)] | None = None
+    """Voxel size in mm that every image is resampled to, D,H,W or one for all axes (voxels, where the source has no
+    spacing). None: as it is, or the median where volumes differ by more than 1 %."""
+    dtype: Literal["auto", "uint8", "int16", "uint16", "float32"] = "auto"
+    """How voxels are stored; auto: the narrowest of these that holds every source's type."""
+    split: Annotated[tuple[NonNegativeFloat, ...], Len(3, 3)] = (6, 2, 2)
+    """Shares of patients in train, val and test, for sources without an official split."""
+    salt: str | None = None
+    """File that holds the secret behind all pseudonyms and the split; None: $HEPDIST_SALT, else a file that is made
+    once in ~/.config/hepdist/salt. The same salt and source give the same cohort."""
+    overwrite: bool = False
+    """Replace a cohort that is already there."""
+
+    @field_validator("label_names", "unlabelled", "classes", "size", "spacing", "split", mode="before")
+    @classmethod
+    def _commas(cls, value: Any) -> Any:
+        return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
+
+    @field_validator("label_pattern", "patient_pattern")
+    @classmethod
+    def _one_group(cls, value: str | None) -> str | None:
+        if value is not None:
+            try:
+                groups = re.compile(value).groups
+            except re.error as error:
+                raise ValueError(f"not a regular expression ({error})") from None
+            if groups < 1:
+                raise ValueError("put the part to keep in parentheses, such as '_([01])\\.png$'")
+        return value
+
+    @field_validator("split")
+    @classmethod
+    def _some_train(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if value[0] <= 0:
+            raise ValueError("the share of train must be above 0, such as split=6,2,2")
+        return value
+
+
+def parse_options(options: list[str]) -> IngestSpec:
+    """`key=value` strings as a checked spec; raises RecipeError with one sentence that names the key and the fix."""
+    values: dict[str, Any] = {}
+    for option in options:
+        key, equals, value = option.partition("=")
+        if not equals or not key:
+            raise RecipeError(f"ingest option '{option}' is not of the form key=value")
+        if key not in IngestSpec.model_fields:
+            raise unknown_key("ingest", key, known_keys(IngestSpec))
+        values[key] = value
+    return parse(IngestSpec, values, what="ingest")
