@@ -1,0 +1,115 @@
+"""The plan of a run: every window that will be trained on and every validation pass in between, as one numbered list.
+
+It is a pure function of (manifest, recipe numbers), so the driver, each worker and each read task derive it alone; what
+travels between processes is only the number of an item.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from hepdist.shards.order import Order, portion, window_batches
+
+
+@dataclass(frozen=True)
+class Plan:
+    cohort: str
+    columns: tuple[str, ...]
+    """Columns a batch carries, besides row and position."""
+    train_group_rows: tuple[int, ...]
+    val_rows: int
+    row_bytes: int
+    seed: int
+    epochs: int
+    global_batch: int
+    validate_every: int
+    validation_batch: int
+    window_mib: float
+
+    @cached_property
+    def order(self) -> Order:
+        rows = sum(self.train_group_rows)
+        window = window_batches(self.row_bytes, self.global_batch, self.window_mib, rows)
+        return Order(self.train_group_rows, self.seed, self.global_batch, window)
+
+    @property
+    def samples(self) -> int:
+        """Samples of the whole run."""
+        return self.order.rows * self.epochs
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of the whole run."""
+        return self.order.batches * self.epochs
+
+    def step_at(self, cursor: int) -> int:
+        """Optimiser steps taken when `cursor` samples are consumed (always a batch boundary)."""
+        epoch, position = divmod(cursor, self.order.rows)
+        return epoch * self.order.batches + -(-position // self.global_batch)
+
+    def validates(self, epoch: int) -> bool:
+        """Whether validation follows this epoch; the last one is always validated."""
+        return self.val_rows > 0 and ((epoch + 1) % self.validate_every == 0 or epoch + 1 == self.epochs)
+
+    # --- items: windows and validation chunks, numbered through the run ---
+
+    @cached_property
+    def _chunk_batches(self) -> int:
+        """Validation batches an item holds: about one window's bytes."""
+        return max(1, int(self.window_mib * 2**20 // max(1, self.row_bytes * self.validation_batch)))
+
+    def validation_batches(self, rank: int, world: int) -> tuple[int, int]:
+        """The validation batches [low, high) that a rank scores; batches are cut without regard to the world size."""
+        return portion(-(-self.val_rows // self.validation_batch), rank, world)
+
+    def _validation_items(self, rank: int, world: int) -> int:
+        low, high = self.validation_batches(rank, world)
+        return -(-(high - low) // self._chunk_batches)
+
+    def _epoch_items(self, rank: int, world: int) -> list[int]:
+        """First item of each epoch, and the total."""
+        validation = self._validation_items(rank, world)
+        lengths = [self.order.windows + (validation if self.validates(e) else 0) for e in range(self.epochs)]
+        return [0, *np.cumsum(lengths).tolist()]
+
+    def first_item(self, cursor: int, rank: int, world: int) -> int:
+        """The item that holds the sample at `cursor`."""
+        epoch, position = divmod(cursor, self.order.rows)
+        window = position // (self.order.window_batches * self.global_batch)
+        return self._epoch_items(rank, world)[epoch] + window
+
+    def items(self, rank: int, world: int) -> int:
+        return self._epoch_items(rank, world)[-1]
+
+    def locate(self, item: int, rank: int, world: int) -> tuple[str, int, int]:
+        """('train', epoch, window) or ('val', epoch, chunk)."""
+        starts = self._epoch_items(rank, world)
+        epoch = bisect_right(starts, item) - 1
+        inside = item - starts[epoch]
+        if inside < self.order.windows:
+            return "train", epoch, inside
+        return "val", epoch, inside - self.order.windows
+
+    # --- what an item holds ---
+
+    def train_rows(self, epoch: int, window: int, rank: int, world: int, skip: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """A rank's (rows, positions), int64[n] each, of a window in batch order; the first `skip` global batches left out."""
+        line = self.order.window(epoch, window)
+        start = window * self.order.window_batches * self.global_batch
+        rows, positions = [], []
+        for first in range(skip * self.global_batch, len(line), self.global_batch):
+            low, high = portion(min(self.global_batch, len(line) - first), rank, world)
+            rows.append(line[first + low : first + high])
+            positions.append(np.arange(start + first + low, start + first + high))
+        return np.concatenate(rows), np.concatenate(positions)
+
+    def validation_rows(self, chunk: int, rank: int, world: int) -> np.ndarray:
+        """int64[n]: the rows of one validation item of a rank."""
+        low, high = self.validation_batches(rank, world)
+        first = low + chunk * self._chunk_batches
+        last = min(high, first + self._chunk_batches)
+        return np.arange(first * self.validation_batch, min(last * self.validation_batch, self.val_rows))

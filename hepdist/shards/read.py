@@ -1,0 +1,100 @@
+"""Reading rows of a split by number, in any order: the one place that turns shards into arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from hepdist.errors import CohortError
+from hepdist.shards.format import TensorField, decode
+from hepdist.shards.manifest import MANIFEST, Manifest, Shard
+
+
+class SplitReader:
+    """The rows of one split of a cohort, numbered in manifest order from 0."""
+
+    def __init__(self, cohort: str | Path, manifest: Manifest, split: str) -> None:
+        self.cohort = Path(cohort)
+        self.manifest = manifest
+        self.shards = manifest.of(split)
+        self.groups = manifest.row_groups(split)
+        self.starts = np.concatenate([[0], np.cumsum(self.groups[:, 2])]).astype(np.int64)
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    def arrays(self, rows: np.ndarray, columns: Sequence[str]) -> dict[str, np.ndarray]:
+        """The given rows of tensor and number columns, in the given order; each row group is read once.
+
+        rows: int64[n]; columns: names of tensors, or 'label' (int64, -1 where there is none). Returns arrays[n, ...].
+        Raises CohortError that names the shard where one is missing or not what the manifest says.
+        """
+        group_of = np.searchsorted(self.starts, rows, side="right") - 1
+        out = {name: self._empty(name, len(rows)) for name in columns}
+        for group in np.unique(group_of):
+            place = np.flatnonzero(group_of == group)
+            inside = rows[place] - self.starts[group]
+            table = self._row_group(int(group), columns)
+            for name in columns:
+                _gather(self._values(name, table.column(name)), inside, out[name], place)
+        return out
+
+    def strings(self, columns: Sequence[str]) -> pa.Table:
+        """Plain columns (sample_id, patient, study, split, label) of the whole split, in row order."""
+        if not self.shards:
+            return pa.table({name: pa.array([], pa.string()) for name in columns})
+        return pa.concat_tables([pq.read_table(self.cohort / s.path, columns=list(columns)) for s in self.shards], promote_options="permissive")
+
+    def _row_group(self, group: int, columns: Sequence[str]) -> pa.Table:
+        index, number, rows = self.groups[group]
+        shard = self.shards[index]
+        table = _open(self.cohort / shard.path, shard).read_row_group(int(number), columns=list(columns), use_threads=False)
+        if table.num_rows != rows:
+            raise CohortError(f"shard '{shard.path}' row group {number} has {table.num_rows} rows instead of {rows}; ingest the cohort again")
+        return table
+
+    def _empty(self, name: str, rows: int) -> np.ndarray:
+        tensor = self.manifest.fields.get(name)
+        return np.empty((rows, *tensor.shape), tensor.dtype) if tensor else np.empty(rows, np.int64)
+
+    def _values(self, name: str, column: pa.ChunkedArray) -> np.ndarray:
+        tensor: TensorField | None = self.manifest.fields.get(name)
+        if tensor is not None:
+            return decode(tensor, column)
+        return column.combine_chunks().fill_null(-1).to_numpy(zero_copy_only=False)
+
+
+def _gather(values: np.ndarray, inside: np.ndarray, out: np.ndarray, place: np.ndarray) -> None:
+    """out[place] = values[inside], by whole rows of bytes: one memcpy a row, where fancy indexing walks elements."""
+    if values.ndim == 1:
+        out[place] = values[inside]
+        return
+    for source, target in zip(inside.tolist(), place.tolist(), strict=True):
+        out[target] = values[source]
+
+
+@lru_cache(maxsize=64)
+def _open(path: Path, shard: Shard) -> pq.ParquetFile:
+    """An open shard; kept open, since a footer is read again for every row group otherwise."""
+    if not path.is_file():
+        raise CohortError(f"shard '{shard.path}' is missing; ingest the cohort again")
+    if path.stat().st_size != shard.bytes:
+        raise CohortError(f"shard '{shard.path}' has {path.stat().st_size} bytes instead of {shard.bytes}; ingest the cohort again")
+    return pq.ParquetFile(path, memory_map=True)
+
+
+@lru_cache(maxsize=8)
+def _load(cohort: str, stamp: tuple[int, int]) -> Manifest:
+    return Manifest.load(cohort)
+
+
+def open_split(cohort: str, split: str) -> SplitReader:
+    """A reader whose manifest is loaded once a process (and again if the file changes)."""
+    path = Path(cohort) / MANIFEST
+    stat = path.stat() if path.is_file() else None
+    return SplitReader(cohort, _load(str(cohort), (stat.st_mtime_ns, stat.st_size) if stat else (0, 0)), split)
