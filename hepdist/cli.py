@@ -1,0 +1,189 @@
+"""The command line: one verb a stage, each a few lines over the function that does the work.
+
+Nothing heavy is imported here: `hepdist --help` must not pay for torch and Ray.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any
+
+import typer
+
+import hepdist
+from hepdist.errors import HepdistError, RunError
+
+app = typer.Typer(
+    name="hepdist",
+    help="Distributed training for medical imaging: DICOM, NIfTI and EMR in, honestly evaluated models out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,  # it prints local variables, which may hold patient data
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="key=value", help="Overrides, e.g. train.epochs=3.", show_default=False)]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command and return its exit code: 0 done, 1 the work failed, 2 refused before it began, 130 interrupted."""
+    try:
+        app(arguments, standalone_mode=True)
+    except RunError as error:
+        return _say(f"error: {error}", 1)
+    except HepdistError as error:
+        return _say(f"error: {error}", 2)
+    except KeyboardInterrupt:
+        return _say("interrupted; the same command goes on from the last checkpoint", 130)
+    except Exception as error:
+        from hepdist.failure import from_ray, worker_story
+
+        if not from_ray(error):
+            raise
+        return _say(worker_story(error), 1)
+    return 0
+
+
+def _say(text: str, code: int) -> int:
+    print(text, file=sys.stderr)
+    return code
+
+
+@app.callback(invoke_without_command=True)
+def _options(
+    version: Annotated[bool, typer.Option("--version", help="Show the version and leave.", is_eager=True)] = False,
+) -> None:
+    if version:
+        print(f"hepdist {hepdist.__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def doctor() -> None:
+    """Say in one table what this machine or cluster has, and how to mend what is missing."""
+    from hepdist.console import out, step
+    from hepdist.doctor import can_train, examine, table
+
+    step("examining this machine (about 15 seconds) ...")
+    checks = examine()
+    out.print(table(checks))
+    if not can_train(checks):
+        raise typer.Exit(1)
+
+
+@app.command()
+def phantom(
+    folder: Annotated[str, typer.Argument(metavar="OUT", help="New folder for the DICOM files and tables.")],
+    patients: Annotated[int, typer.Option(help="Number of patients.", min=1)] = 200,
+    seed: Annotated[int, typer.Option(help="The same seed writes the same files.", min=0)] = 0,
+) -> None:
+    """Write a made-up hepatitis cohort: DICOM X-rays, CT with liver masks, EMR tables."""
+    from pathlib import Path
+
+    from hepdist.phantom import write_phantom
+
+    write_phantom(Path(folder), patients, seed)
+    print(folder)
+
+
+@app.command()
+def ingest(
+    source: Annotated[str, typer.Argument(help="DICOM folder, MedMNIST .npz, Decathlon folder or tar, or images with masks or labels.")],
+    cohort: Annotated[str, typer.Argument(help="Folder to write.")],
+    options: Overrides = None,
+) -> None:
+    """Make a cohort: read, check, de-identify, split by patient, write shards."""
+    from hepdist.console import out, progress
+    from hepdist.ingest import ingest as run
+    from hepdist.inspect import counts_table
+    from hepdist.jobs import check_path
+
+    check_path("SOURCE", source)
+    check_path("COHORT", cohort)
+    with progress("ingest") as report:
+        manifest = run(source, cohort, options or [], progress=report)
+    out.print(counts_table(manifest))
+
+
+@app.command()
+def inspect(
+    cohort: Annotated[str, typer.Argument(help="Folder that `hepdist ingest` wrote.")],
+    html: Annotated[bool, typer.Option("--html", help="Also write inspect.html with sample images into the cohort.")] = False,
+) -> None:
+    """Say what is in a cohort, what was left out and why, and whether its files are intact."""
+    from hepdist.console import out
+    from hepdist.inspect import examine, tables, write_page
+
+    facts = examine(cohort)
+    for table in tables(facts):
+        out.print(table)
+    if html:
+        out.print(f"page: {write_page(cohort, facts)}", soft_wrap=True)
+    if not facts.sound:
+        raise typer.Exit(1)
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(help="A shipped recipe's name, or a path to a .yaml file.")],
+    overrides: Overrides = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start over instead of resuming the run of that name.")] = False,
+) -> None:
+    """Train a recipe under Ray Train and DeepSpeed, then evaluate it; a second call resumes."""
+    from hepdist.jobs import check_paths
+    from hepdist.recipe import load_recipe
+
+    loaded = load_recipe(recipe, overrides)
+    check_paths(loaded)
+
+    from hepdist.training.launch import train as run
+
+    folder = run(loaded, fresh=fresh)
+    _show_scores(folder)
+
+
+@app.command()
+def evaluate(
+    run: Annotated[str, typer.Argument(help="A run's folder.")],
+    split: Annotated[str, typer.Option(help="Split to score: train, val or test.")] = "test",
+    cohort: Annotated[str | None, typer.Option(help="Score this other cohort whole, as external validation.", show_default=False)] = None,
+) -> None:
+    """Score the best checkpoint of a run exactly, every sample once."""
+    from hepdist.jobs import check_path
+
+    check_path("RUN", run)
+    if cohort:
+        check_path("--cohort", cohort)
+
+    from hepdist.evaluation.evaluate import evaluate as score
+
+    result = score(run, split=split, cohort=cohort)
+    _show(result)
+
+
+@app.command()
+def demo() -> None:
+    """Phantom cohort, ingest, 2 DeepSpeed workers, evaluation and report; about 4 minutes on 2 cores."""
+    from hepdist.demo import run_demo
+
+    run_demo()
+
+
+def _show_scores(folder: Any) -> None:
+    import json
+    from pathlib import Path
+
+    from hepdist.console import out
+
+    result = Path(folder) / "result.json"
+    if result.is_file():
+        _show(json.loads(result.read_text(encoding="utf-8")))
+        out.print(f"report: {Path(folder) / 'report.html'}", soft_wrap=True)
+    else:
+        out.print(f"run: {folder}", soft_wrap=True)
+
+
+def _show(result: dict[str, Any]) -> None:
+    from hepdist.console import out, score_table
+
+    out.print(score_table(result))

@@ -1,0 +1,74 @@
+"""How hepdist talks to a person: progress, lines and score tables; quiet where nobody watches."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+out = Console(highlight=False)
+"""Results."""
+err = Console(stderr=True, highlight=False)
+"""Progress and errors."""
+
+QUIET_SECONDS = 10.0
+"""Seconds between two progress lines where stderr is a file: a log wants few lines, but a sign of life."""
+
+Report = Callable[[int, int], None]
+"""Called by a stage with (done, total)."""
+
+SCORES = ("auroc", "accuracy", "balanced_accuracy", "sensitivity", "specificity", "dice", "hd95")
+
+
+@contextmanager
+def progress(what: str) -> Iterator[Report]:
+    """A bar on a terminal, a line now and then elsewhere; the stage calls the yielded function with (done, total)."""
+    if err.is_terminal:
+        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()
+        with Progress(*columns, console=err, transient=True) as bars:
+            bar = bars.add_task(what, total=None)
+            yield lambda done, total: bars.update(bar, completed=done, total=total)
+        return
+    start = last = time.monotonic()
+
+    def line(done: int, total: int) -> None:
+        nonlocal last
+        if time.monotonic() - last >= QUIET_SECONDS:
+            last = time.monotonic()
+            plain(f"{what}: {done} of {total}, {last - start:.0f} s")
+
+    yield line
+
+
+def step(text: str) -> None:
+    """One line that says what begins now."""
+    err.print(f"[bold]{text}[/bold]", soft_wrap=True)
+
+
+def plain(text: str) -> None:
+    """One line on stderr, as it is: no markup, no wrapping."""
+    err.print(text, markup=False, soft_wrap=True)
+
+
+def score_table(result: Mapping[str, Any], extra: Mapping[str, Mapping[str, float]] | None = None) -> Table:
+    """The scores of a result.json: a row a metric, a column a split, each as value [low, high].
+
+    extra: further columns by title, such as the optimum that a generator implies, each {metric: value}.
+    """
+    splits, extra = result["split"], extra or {}
+    table = Table("metric", *splits, *extra, title=None)
+    for name in [n for n in SCORES if any(n in scores for scores in splits.values())]:
+        table.add_row(name, *[_score(scores, name) for scores in splits.values()], *[_score(column, name) for column in extra.values()])
+    return table
+
+
+def _score(scores: Mapping[str, Any], name: str) -> str:
+    if scores.get(name) is None:
+        return ""
+    interval = scores.get(f"{name}_ci")
+    return f"{scores[name]:.3f}" + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")
