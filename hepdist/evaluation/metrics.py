@@ -1,0 +1,179 @@
+"""Scores of a set of predictions, each defined once, over row weights; what to score and the intervals live elsewhere.
+
+Every function takes `weight` float64[resamples, n] and returns float64[resamples] (or [resamples, classes]): a weight of one
+everywhere is the plain score, and the number of times a bootstrap drew each row's patient gives the score of that resample. So
+a point estimate and its interval can't differ in definition. Undefined scores (one class only, nothing to average) are nan.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hepdist.errors import RunError
+
+Floats = NDArray[np.float64]
+
+CALIBRATION_BINS = 15
+"""Equal-width bins of the calibration error, as in Guo et al., 2017."""
+
+
+def classification_scores(label: NDArray[np.int64], probability: Floats, weight: Floats, threshold: float = 0.5) -> dict[str, Floats]:
+    """All scores of a classifier of exclusive classes.
+
+    label: int64[n], class index, none missing; probability: float[n, K]; weight: float[resamples, n]; threshold: used for two
+    classes only, where class 1 is the positive one and is decided at probability >= threshold; more classes take the largest.
+    Two classes: auroc, average_precision, accuracy, balanced_accuracy, sensitivity, specificity, ppv, npv, f1, ece, brier.
+    More: auroc and average_precision are macro averages of one class against the rest over the classes that `label` holds,
+    `auroc_per_class` and `sensitivity_per_class` are [resamples, K], and there is no specificity, ppv, npv or f1.
+    """
+    classes = probability.shape[1]
+    decision = decide(probability, threshold)
+    hit = (decision == label).astype(np.float64)
+    recall = np.stack([_share(weight[:, label == k], hit[label == k]) for k in range(classes)], axis=1)
+    scores = {"accuracy": _share(weight, hit), "balanced_accuracy": _mean_defined(recall)}
+    truth = label[:, None] == np.arange(classes)
+    if classes == 2:
+        positive = probability[:, 1]
+        called = decision == 1
+        scores |= {"sensitivity": recall[:, 1], "specificity": recall[:, 0]}
+        scores |= {"ppv": _share(weight[:, called], hit[called]), "npv": _share(weight[:, ~called], hit[~called])}
+        true_positive, wrong = weight @ (called & truth[:, 1]), weight @ (1 - hit)
+        scores["f1"] = _divide(2 * true_positive, 2 * true_positive + wrong)
+        scores |= {"auroc": auroc(truth[:, 1], positive, weight), "average_precision": average_precision(truth[:, 1], positive, weight)}
+        scores["brier"] = _share(weight, (positive - label) ** 2)
+    else:
+        held = [k for k in range(classes) if truth[:, k].any()]
+        by_class = np.full((len(weight), classes), np.nan)
+        for k in held:
+            by_class[:, k] = auroc(truth[:, k], probability[:, k], weight)
+        precision = np.stack([average_precision(truth[:, k], probability[:, k], weight) for k in held], axis=1)
+        scores |= {"auroc": by_class[:, held].mean(axis=1), "average_precision": precision.mean(axis=1)}
+        scores |= {"auroc_per_class": by_class, "sensitivity_per_class": recall}
+        scores["brier"] = _share(weight, ((probability - truth) ** 2).sum(axis=1))
+    scores["ece"] = calibration_error(label, probability, weight)
+    return scores
+
+
+def segmentation_scores(
+    dice: Floats, hd95: Floats | None, volume_ml: Floats | None, true_volume_ml: Floats | None, weight: Floats
+) -> dict[str, Floats]:
+    """All scores of a segmenter, from what was measured on each case.
+
+    dice: float[n, C] by foreground class, nan where truth and prediction are both empty: such cases are left out, since there is
+    nothing to overlap. hd95: float[n, C] millimetres, inf where only one of the two is empty. volumes: float[n, C] millilitres.
+    `dice` is the mean over classes of `dice_per_class`, the mean over cases; `hd95` likewise over finite distances, and
+    `hd95_infinite_share` is the share of (case, class) pairs left out of it because one side found nothing;
+    `volume_bias_ml_per_class` is the mean of predicted minus true volume, `volume_error_ml_per_class` that of its absolute value.
+    """
+    there = ~np.isnan(dice)
+    per_class = _column_means(dice, there, weight)
+    scores = {"dice": _mean_defined(per_class), "dice_per_class": per_class}
+    if hd95 is not None:
+        measured = there & ~np.isnan(hd95)
+        finite = measured & np.isfinite(hd95)
+        distances = _column_means(hd95, finite, weight)
+        scores |= {"hd95": _mean_defined(distances), "hd95_per_class": distances}
+        scores["hd95_infinite_share"] = _divide(weight @ (measured & ~finite).sum(axis=1), weight @ measured.sum(axis=1))
+    if volume_ml is not None and true_volume_ml is not None:
+        difference = volume_ml - true_volume_ml
+        known = ~np.isnan(difference)
+        scores["volume_bias_ml_per_class"] = _column_means(difference, known, weight)
+        scores["volume_error_ml_per_class"] = _column_means(np.abs(difference), known, weight)
+    return scores
+
+
+def decide(probability: Floats, threshold: float) -> NDArray[np.int64]:
+    """Class index int64[n]: two classes by `probability[:, 1] >= threshold`, more by the largest."""
+    if probability.shape[1] == 2:
+        return (probability[:, 1] >= threshold).astype(np.int64)
+    return probability.argmax(axis=1)
+
+
+def choose_threshold(probability: Floats, label: NDArray[np.int64], rule: str) -> float:
+    """The probability of the positive class from which a case counts as positive.
+
+    probability: float[n] and label: int64[n] (0 or 1), of the validation split, never of test. rule 'half': 0.5. 'validation':
+    where balanced accuracy is highest, taken midway between two neighbouring probabilities; of equals the nearest to 0.5.
+    Raises RunError where the validation split holds one class only.
+    """
+    if rule == "half":
+        return 0.5
+    if len(np.unique(label)) < 2:
+        raise RunError("task.threshold=validation needs both classes in the validation split, which holds one; set task.threshold=half")
+    values = np.unique(probability)
+    candidates = np.concatenate([[0.5], (values[1:] + values[:-1]) / 2])
+    positive, negative = np.sort(probability[label == 1]), np.sort(probability[label == 0])
+    sensitivity = 1 - np.searchsorted(positive, candidates) / len(positive)
+    specificity = np.searchsorted(negative, candidates) / len(negative)
+    balanced = (sensitivity + specificity).round(12)  # equal shares can differ in the last bit
+    best = candidates[balanced == balanced.max()]
+    return float(best[np.abs(best - 0.5).argmin()])
+
+
+def auroc(truth: NDArray[np.bool_], score: Floats, weight: Floats) -> Floats:
+    """Area under the ROC curve: the chance that a positive scores above a negative, ties counting half (Mann-Whitney)."""
+    positive, negative = _by_level(truth, score, weight)
+    below = negative.cumsum(axis=1) - negative
+    return _divide((positive * (below + negative / 2)).sum(axis=1), positive.sum(axis=1) * negative.sum(axis=1))
+
+
+def average_precision(truth: NDArray[np.bool_], score: Floats, weight: Floats) -> Floats:
+    """Precision at each distinct score, weighted by the gain in recall there; no interpolation, as in scikit-learn."""
+    positive, negative = (counts[:, ::-1] for counts in _by_level(truth, score, weight))
+    found = positive.cumsum(axis=1)
+    precision = found / np.maximum(found + negative.cumsum(axis=1), 1e-300)
+    return _divide((positive * precision).sum(axis=1), positive.sum(axis=1))
+
+
+def calibration_error(label: NDArray[np.int64], probability: Floats, weight: Floats, bins: int = CALIBRATION_BINS) -> Floats:
+    """Expected calibration error: the mean gap between stated and observed frequency over equal-width bins, weighted by rows.
+
+    Two classes: probability of class 1 against its frequency. More: the largest probability against accuracy (Guo et al., 2017).
+    """
+    stated, observed = stated_and_observed(label, probability)
+    member = bin_of(stated, bins)[:, None] == np.arange(bins)
+    gap = weight @ (member * (stated - observed)[:, None])
+    return _divide(np.abs(gap).sum(axis=1), weight.sum(axis=1))
+
+
+def stated_and_observed(label: NDArray[np.int64], probability: Floats) -> tuple[Floats, Floats]:
+    """What calibration compares, float[n] each: the probability a model states for an event, and whether the event was so."""
+    if probability.shape[1] == 2:
+        return probability[:, 1], (label == 1).astype(np.float64)
+    return probability.max(axis=1), (probability.argmax(axis=1) == label).astype(np.float64)
+
+
+def bin_of(stated: Floats, bins: int) -> NDArray[np.int64]:
+    """Index of the equal-width bin of [0, 1] that holds each value; the last bin holds 1."""
+    return np.minimum((stated * bins).astype(np.int64), bins - 1)
+
+
+def _by_level(truth: NDArray[np.bool_], score: Floats, weight: Floats) -> tuple[Floats, Floats]:
+    """Weight of positives and of negatives at each distinct score, ascending: float[resamples, levels] each."""
+    order = np.argsort(score, kind="stable")
+    ranked = score[order]
+    starts = np.flatnonzero(np.r_[True, ranked[1:] != ranked[:-1]])
+    sorted_weight = weight[:, order]
+    positive = np.add.reduceat(sorted_weight * truth[order], starts, axis=1)
+    return positive, np.add.reduceat(sorted_weight, starts, axis=1) - positive
+
+
+def _share(weight: Floats, value: Floats) -> Floats:
+    """Weighted mean of value[n] in each resample."""
+    return _divide(weight @ value, weight.sum(axis=1))
+
+
+def _column_means(value: Floats, there: NDArray[np.bool_], weight: Floats) -> Floats:
+    """Weighted mean of each column of value[n, C] over the entries that are there: [resamples, C]."""
+    return _divide(weight @ np.where(there, value, 0.0), weight @ there)
+
+
+def _mean_defined(by_class: Floats) -> Floats:
+    """Mean over the classes whose score is defined in that resample."""
+    there = ~np.isnan(by_class)
+    return _divide(np.where(there, by_class, 0.0).sum(axis=1), there.sum(axis=1))
+
+
+def _divide(numerator: Floats, denominator: Floats) -> Floats:
+    return np.divide(numerator, denominator, out=np.full(numerator.shape, np.nan), where=denominator > 0)

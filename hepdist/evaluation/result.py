@@ -1,0 +1,115 @@
+"""result.json: the scores of a run with their intervals, for machines; what a person reads is report.py's."""
+
+from __future__ import annotations
+
+import json
+import math
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from hepdist.errors import RunError
+from hepdist.evaluation.bootstrap import Interval, intervals
+from hepdist.evaluation.metrics import classification_scores, segmentation_scores
+
+RESULT = "result.json"
+
+
+def summarise(
+    task_kind: str, predictions: pd.DataFrame | pa.Table, threshold: float, label_names: tuple[str, ...], bootstrap: int, seed: int
+) -> dict[str, Any]:
+    """The block of one split: every score under its usual name, and `<name>_ci` [low, high], a 95 % interval over patients.
+
+    predictions: the rows of one split, with the columns of predictions.parquet (docs/contract.md); rows without a label count in
+    `unlabelled` alone. label_names: class names by index (segmentation: foreground classes). Scores by class are mappings.
+    `resamples_skipped` names the scores that some resamples could not give. Raises RunError where there is nothing to score.
+    """
+    table = predictions.to_pandas() if isinstance(predictions, pa.Table) else predictions
+    table = table.sort_values("sample_id")  # sums in one order: the same last bit, however many workers gathered the rows
+    if task_kind == "classification":
+        labelled = table[table["label"].notna()]
+        label, probability = labels_and_probabilities(labelled, len(label_names))
+        scores = partial(classification_scores, label, probability, threshold=threshold)
+    else:
+        labelled = table
+        measured = {key: by_class(table, key, label_names) for key in ("dice", "hd95", "volume_ml", "true_volume_ml")}
+        if measured["dice"] is None:
+            raise RunError(f"predictions lack the columns dice_{label_names[0]}, ...; evaluate the run again")
+        scores = partial(segmentation_scores, *measured.values())
+    if labelled.empty:
+        raise RunError("none of the rows to score has a label; choose another split")
+
+    patient = labelled["patient"].to_numpy(dtype=str)
+    points = {name: value[0] for name, value in scores(weight=np.ones((1, len(labelled)))).items()}
+    bounds = intervals(lambda weight: scores(weight=weight), patient, bootstrap, seed)
+    block: dict[str, Any] = {"n": len(labelled), "patients": len(np.unique(patient)), "unlabelled": len(table) - len(labelled)}
+    if task_kind == "classification":
+        block["classes"] = {name: int((label == k).sum()) for k, name in enumerate(label_names)}
+    for name, point in points.items():
+        block |= {name: _named(point, label_names), f"{name}_ci": _named_bounds(bounds[name], label_names)}
+    block["resamples"] = bootstrap
+    block["resamples_skipped"] = {name: bound.skipped for name, bound in bounds.items() if bound.skipped}
+    return block
+
+
+def write_result(
+    run_folder: Path, *, task: str, split: dict[str, dict[str, Any]], train: dict[str, Any], cohort_sha256: str, seed: int, **facts: Any
+) -> Path:
+    """Write result.json (aside, then renamed) and return its path; nan and infinities become null, so that it is valid JSON.
+
+    split: blocks of `summarise` by split. train: epochs, samples, samples_per_s, data_wait_share, workers, wall_s. facts: further
+    top-level entries, such as `threshold` {"value", "rule"}, `label_names` and `positive`, the name of the positive class.
+    """
+    values = {"task": task, "split": split, "train": train, "cohort_sha256": cohort_sha256, "seed": seed, **facts}
+    path = run_folder / RESULT
+    part = run_folder / f".{RESULT}.part"
+    part.write_text(json.dumps(plain(values), indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    part.rename(path)
+    return path
+
+
+def labels_and_probabilities(predictions: pd.DataFrame, classes: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """label int64[n] and probability float64[n, classes] of labelled rows."""
+    columns = [f"probability_{k}" for k in range(classes)]
+    missing = [c for c in columns if c not in predictions]
+    if missing:
+        raise RunError(f"predictions lack the column {missing[0]} for {classes} classes; evaluate the run again")
+    return predictions["label"].to_numpy(dtype=np.int64), predictions[columns].to_numpy(dtype=np.float64)
+
+
+def by_class(predictions: pd.DataFrame, what: str, classes: tuple[str, ...]) -> NDArray[np.float64] | None:
+    """The columns `<what>_<class>` as float64[n, C]; None where they were not measured."""
+    columns = [f"{what}_{name}" for name in classes]
+    if not set(columns) <= set(predictions.columns):
+        return None
+    return predictions[columns].to_numpy(dtype=np.float64)
+
+
+def plain(value: Any) -> Any:
+    """The same value of JSON's types alone: NumPy scalars and arrays unpacked, numbers that are not finite as None."""
+    if isinstance(value, dict):
+        return {str(key): plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return [plain(entry) for entry in value]
+    if isinstance(value, (bool, np.bool_)):
+        return bool(value)
+    if isinstance(value, np.integer):
+        return int(value)
+    if isinstance(value, (float, np.floating)):
+        return float(value) if math.isfinite(value) else None
+    return value
+
+
+def _named(value: NDArray[np.float64] | np.float64, names: tuple[str, ...]) -> Any:
+    return plain(value) if np.ndim(value) == 0 else plain(dict(zip(names, np.asarray(value), strict=True)))
+
+
+def _named_bounds(bound: Interval, names: tuple[str, ...]) -> Any:
+    if bound.low.ndim == 0:
+        return plain([float(bound.low), float(bound.high)])
+    return plain({name: [low, high] for name, low, high in zip(names, bound.low, bound.high, strict=True)})
