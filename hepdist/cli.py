@@ -64,7 +64,7 @@ def doctor() -> None:
     from hepdist.console import out, step
     from hepdist.doctor import can_train, examine, table
 
-    step("examining this machine (about 15 seconds) ...")
+    step("examining this machine (about 10 seconds) ...")
     checks = examine()
     out.print(table(checks))
     if not can_train(checks):
