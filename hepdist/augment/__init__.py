@@ -1,0 +1,6 @@
+"""Normalisation and random augmentation of batches on the worker's device, in pure torch."""
+
+from hepdist.augment.augment import augment
+from hepdist.augment.normalise import normalise
+
+__all__ = ["augment", "normalise"]

@@ -1,0 +1,64 @@
+"""Tasks: what a model is trained for and how it is scored, in pure torch; `build` makes the one that a recipe names."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from torch import Tensor, nn
+
+from hepdist.errors import RecipeError
+
+if TYPE_CHECKING:
+    from hepdist.recipe import Recipe
+    from hepdist.shards.manifest import Manifest
+
+__all__ = ["Task", "build", "forward"]
+
+
+class Task(Protocol):
+    """A loss, a prediction and a score; the training loop and the evaluation know nothing else of what they serve."""
+
+    classes: tuple[str, ...]
+    """Names of the channels of the model's logits."""
+    select: str
+    """The metric of `score` that picks the best checkpoint."""
+    higher_is_better: bool
+
+    def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        """float32[b]: each sample's loss; 0 where it has no label. The caller weights and sums."""
+        ...
+
+    def predict(self, model: nn.Module, batch: dict[str, Tensor], extras: Collection[str] = ()) -> dict[str, np.ndarray]:
+        """One entry a sample under each name, without gradients; the caller has put the model into evaluation mode.
+
+        extras: further results that are costly or large, by the name under which they are returned; see each task.
+        """
+        ...
+
+    def score(self, rows: dict[str, np.ndarray]) -> dict[str, float]:
+        """Metrics over all rows of a split: `predict`'s entries gathered from all workers, and `label` where rows have one."""
+        ...
+
+
+def build(recipe: Recipe, manifest: Manifest) -> Task:
+    """The task of `recipe.task.kind` on this cohort; RecipeError where the cohort lacks the labels or masks it needs."""
+    if recipe.task.kind == "classification":
+        if not manifest.label_names:
+            raise RecipeError("recipe key 'task.kind' is 'classification', but the cohort has no labels; ingest it with a label table")
+        from hepdist.tasks.classification import Classification
+
+        return Classification(recipe, manifest)
+    if recipe.task.class_weights != "none":
+        raise RecipeError("recipe key 'task.class_weights' is for classification; in segmentation Dice already balances, so set it to none")
+    if "mask" not in manifest.fields:
+        raise RecipeError("recipe key 'task.kind' is 'segmentation', but the cohort has no masks; ingest it with masks")
+    from hepdist.tasks.segmentation import Segmentation
+
+    return Segmentation(recipe, manifest)
+
+
+def forward(model: nn.Module, batch: dict[str, Tensor]) -> Tensor | list[Tensor]:
+    """The model's logits for the batch entries that it says it reads; the model may be wrapped in a DeepSpeed engine."""
+    return model(*(batch[name] for name in model.inputs))
