@@ -1,0 +1,104 @@
+"""MedMNIST .npz files, 2D and 3D: arrays of all images with official splits; each image is its own patient, since none is named.
+
+Yang et al., "MedMNIST v2", Scientific Data 10, 41, 2023. Images are streamed out of the archive one at a time.
+"""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+
+import numpy as np
+
+from hepdist.errors import IngestError
+from hepdist.ingest.files import Files
+from hepdist.ingest.sample import Finding, Sample
+from hepdist.ingest.spec import IngestSpec
+from hepdist.shards.manifest import SPLITS
+
+# Class names are not in the files; from the medmnist package's info.py
+NAMES = {
+    "pneumoniamnist": ("normal", "pneumonia"),
+    "breastmnist": ("malignant", "normal, benign"),
+    "adrenalmnist3d": ("normal", "hyperplasia"),
+}
+
+
+class MedMNISTSource:
+    """`{train,val,test}_{images,labels}`: images (n, H, W), (n, H, W, 3) or (n, D, H, W); labels (n,), (n, 1) or 0/1 (n, K)."""
+
+    kind = "medmnist"
+    mask_classes: tuple[str, ...] = ()
+
+    def __init__(self, files: Files, spec: IngestSpec):
+        self._file = files.names[0]
+        assert files.root is not None
+        self._path = files.root / self._file
+        self._labels = {split: self._read_labels(split) for split in SPLITS}
+        self.multilabel = any(labels.ndim == 2 for labels in self._labels.values())
+        self.label_names = spec.label_names or self._names()
+
+    def count(self) -> int:
+        return sum(len(labels) for labels in self._labels.values())
+
+    def read(self) -> Iterator[Sample | Finding]:
+        done = 0
+        for split in SPLITS:
+            try:
+                for index, image in enumerate(self._images(split)):
+                    yield self._sample(split, index, image)
+                    done += 1
+            except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError) as error:
+                yield Finding(f"{self._file}#{split}", "quarantined", "truncated", f"the rest of {split}_images can't be read ({type(error).__name__})")
+        yield Finding(self._file, "ingested" if done else "quarantined", "" if done else "truncated", "" if done else "no image could be read")
+
+    def _sample(self, split: str, index: int, image: np.ndarray) -> Sample:
+        key, label = f"{split}/{index}", self._labels[split][index]
+        sample = Sample(key, patient=key, image=image, image_unit="display 0..255" if image.dtype == np.uint8 else "raw", split=split)
+        if self.multilabel:
+            sample.labels = label.astype(np.uint8)
+        else:
+            sample.label = int(label)
+        return sample
+
+    def _names(self) -> tuple[str, ...]:
+        stem = PurePosixPath(self._file).stem.lower()
+        for name, classes in NAMES.items():
+            if stem == name or stem.startswith(f"{name}_"):  # NAME_64.npz: the same images at another size
+                return classes
+        return tuple(str(k) for k in range(max(labels.shape[1] for labels in self._labels.values()))) if self.multilabel else ()
+
+    def _read_labels(self, split: str) -> np.ndarray:
+        """int[n], or uint8[n, K] for multi-label."""
+        try:
+            with np.load(self._path) as arrays:
+                labels = arrays[f"{split}_labels"]
+        except (KeyError, ValueError, OSError, zipfile.BadZipFile, zlib.error, EOFError):
+            raise IngestError(f"source has no readable array '{split}_labels', which a MedMNIST .npz holds; download it again") from None
+        if labels.dtype.kind not in "iub" or labels.ndim not in (1, 2):
+            raise IngestError(f"source's array '{split}_labels' is {labels.dtype}{list(labels.shape)}; expected whole numbers (n,), (n, 1) or (n, K)")
+        if labels.ndim == 2 and labels.shape[1] == 1:
+            labels = labels[:, 0]
+        if labels.ndim == 2 and not np.isin(labels, (0, 1)).all():
+            raise IngestError(f"source's array '{split}_labels' has several columns that are not all 0 or 1; multi-label classes must be")
+        return labels
+
+    def _images(self, split: str) -> Iterator[np.ndarray]:
+        """Each image channel first, without holding the others: a 64^3 set unpacks to hundreds of megabytes."""
+        with zipfile.ZipFile(self._path) as archive, archive.open(f"{split}_images.npy") as file:
+            version = np.lib.format.read_magic(file)
+            read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            shape, fortran, dtype = read_header(file)
+            if len(shape) not in (3, 4) or dtype.kind not in "iuf" or len(self._labels[split]) != shape[0]:
+                raise ValueError(f"{split}_images is {dtype}{list(shape)}")
+            if fortran:
+                raise ValueError(f"{split}_images is in Fortran order")
+            size = int(np.prod(shape[1:])) * dtype.itemsize
+            for _ in range(shape[0]):
+                data = file.read(size)
+                if len(data) != size:
+                    raise EOFError
+                image = np.frombuffer(data, dtype).reshape(shape[1:])
+                yield np.moveaxis(image, -1, 0) if image.ndim == 3 and image.shape[-1] == 3 else image[None]
