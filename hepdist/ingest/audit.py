@@ -27,7 +27,12 @@ class Audit:
         """Replaces what was found of the same file before; a study, series or hash known by then is kept."""
         earlier = self._findings.get(finding.file)
         if earlier is not None:
-            finding = replace(finding, study=finding.study or earlier.study, series=finding.series or earlier.series, sha256=finding.sha256 or earlier.sha256)
+            finding = replace(
+                finding,
+                study=finding.study or earlier.study,
+                series=finding.series or earlier.series,
+                sha256=finding.sha256 or earlier.sha256,
+            )
         self._findings[finding.file] = finding
 
     def of(self, outcome: str) -> list[Finding]:
@@ -50,7 +55,15 @@ class Audit:
     def write(self, path: Path, names: Pseudonyms, sha256: Callable[[str], str]) -> None:
         """Ordered by pseudonym, so that not even the order of names gets out."""
         rows = sorted(
-            (names.of("file", f.file), f.sha256 or sha256(f.file), f.outcome, f.check, f.reason, _named(names, "study", f.study), _named(names, "series", f.series))
+            (
+                names.of("file", f.file),
+                f.sha256 or sha256(f.file),
+                f.outcome,
+                f.check,
+                f.reason,
+                _named(names, "study", f.study),
+                _named(names, "series", f.series),
+            )
             for f in self._findings.values()
         )
         order = ("file", "source_sha256", "outcome", "check", "reason", "study", "series")

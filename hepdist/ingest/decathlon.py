@@ -141,7 +141,9 @@ class DecathlonSource:
             self._others.append(Finding(name, "ignored", "hidden-file", "left by an operating system"))
         elif name == self._description:
             known = bool(self._ids)
-            self._others.append(Finding(name, "ingested" if known else "quarantined", "" if known else "description", "" if known else "no labels in it"))
+            self._others.append(
+                Finding(name, "ingested" if known else "quarantined", "" if known else "description", "" if known else "no labels in it")
+            )
         elif not name.endswith(SUFFIXES):
             self._others.append(Finding(name, "ignored", "not-an-image", "is not a NIfTI file by its name"))
         elif path.parent.name in IMAGES:

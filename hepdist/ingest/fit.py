@@ -60,7 +60,9 @@ def plan_layout(samples: Sequence[Staged], spec: IngestSpec) -> Layout:
     axes = len(samples[0].shape)
     for key, given in (("size", spec.size), ("spacing", spec.spacing)):
         if given is not None and len(given) not in ((axes, 1) if key == "spacing" else (axes,)):
-            raise RecipeError(f"ingest key '{key}' has {len(given)} values, but the images have {axes} axes; give {','.join('DHW'[-axes:])}")
+            raise RecipeError(
+                f"ingest key '{key}' has {len(given)} values, but the images have {axes} axes; give {','.join('DHW'[-axes:])}"
+            )
     spacing = _target_spacing(samples, spec, axes)
     shapes = np.array([s.shape if spacing is None else resampled_shape(s.shape, s.spacing or (1.0,) * axes, spacing) for s in samples])
     same = bool((shapes == shapes[0]).all())

@@ -51,8 +51,15 @@ class MedMNISTSource:
                     yield self._sample(split, index, image)
                     done += 1
             except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError) as error:
-                yield Finding(f"{self._file}#{split}", "quarantined", "truncated", f"the rest of {split}_images can't be read ({type(error).__name__})")
-        yield Finding(self._file, "ingested" if done else "quarantined", "" if done else "truncated", "" if done else "no image could be read")
+                yield Finding(
+                    f"{self._file}#{split}",
+                    "quarantined",
+                    "truncated",
+                    f"the rest of {split}_images can't be read ({type(error).__name__})",
+                )
+        yield Finding(
+            self._file, "ingested" if done else "quarantined", "" if done else "truncated", "" if done else "no image could be read"
+        )
 
     def _sample(self, split: str, index: int, image: np.ndarray) -> Sample:
         key, label = f"{split}/{index}", self._labels[split][index]
@@ -78,7 +85,9 @@ class MedMNISTSource:
         except (KeyError, ValueError, OSError, zipfile.BadZipFile, zlib.error, EOFError):
             raise IngestError(f"source has no readable array '{split}_labels', which a MedMNIST .npz holds; download it again") from None
         if labels.dtype.kind not in "iub" or labels.ndim not in (1, 2):
-            raise IngestError(f"source's array '{split}_labels' is {labels.dtype}{list(labels.shape)}; expected whole numbers (n,), (n, 1) or (n, K)")
+            raise IngestError(
+                f"source's array '{split}_labels' is {labels.dtype}{list(labels.shape)}; expected whole numbers (n,), (n, 1) or (n, K)"
+            )
         if labels.ndim == 2 and labels.shape[1] == 1:
             labels = labels[:, 0]
         if labels.ndim == 2 and not np.isin(labels, (0, 1)).all():

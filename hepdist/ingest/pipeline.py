@@ -69,7 +69,15 @@ def _build(part: Path, name: str, files: Files, source: Source, spec: IngestSpec
     emr: tuple[EMRColumn, ...] = ()
 
     layout = plan_layout(samples, spec)
-    columns = Columns(layout, label_names, source.multilabel, mask_classes, mask_values, emr, _geometry(samples, bool(mask_classes), fit_changes(samples, layout)))
+    columns = Columns(
+        layout,
+        label_names,
+        source.multilabel,
+        mask_classes,
+        mask_values,
+        emr,
+        _geometry(samples, bool(mask_classes), fit_changes(samples, layout)),
+    )
     by_split = {split: [s for s in samples if s.split == split] for split in SPLITS}
     statistics = Statistics(layout.channels, len(emr), label_names, mask_classes, len(by_split["train"]))
     written = 0

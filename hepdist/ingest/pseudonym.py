@@ -44,7 +44,9 @@ def read_salt(path: str | None) -> bytes:
             _make(where)
         salt, name = where.read_bytes().strip(), f"salt file '{where}'"
     if len(salt) < SHORTEST:
-        raise IngestError(f"{name} holds {len(salt)} bytes; a secret needs at least {SHORTEST}, such as the output of: openssl rand -hex 32")
+        raise IngestError(
+            f"{name} holds {len(salt)} bytes; a secret needs at least {SHORTEST}, such as the output of: openssl rand -hex 32"
+        )
     return salt
 
 

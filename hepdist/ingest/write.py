@@ -59,12 +59,19 @@ class Columns:
     def meanings(self) -> dict[str, dict[str, Any]]:
         """The tensors as the manifest holds them: without names, in JSON's types."""
         return {
-            name: {"dtype": t.dtype, "shape": list(t.shape), "unit": t.unit, "axes": t.axes, "classes": list(t.classes)} for name, t in self.tensors().items()
+            name: {"dtype": t.dtype, "shape": list(t.shape), "unit": t.unit, "axes": t.axes, "classes": list(t.classes)}
+            for name, t in self.tensors().items()
         }
 
 
 def write_split(
-    folder: Path, split: str, samples: Sequence[Staged], stage: Stage, columns: Columns, statistics: Statistics, progress: Callable[[], None]
+    folder: Path,
+    split: str,
+    samples: Sequence[Staged],
+    stage: Stage,
+    columns: Columns,
+    statistics: Statistics,
+    progress: Callable[[], None],
 ) -> list[Shard]:
     """Write all shards of one split and feed `statistics`; returns their entries for the manifest."""
     assert split in SPLITS
@@ -85,7 +92,13 @@ def write_split(
 
 
 def _table(
-    samples: Sequence[Staged], split: str, tensors: dict[str, TensorField], stage: Stage, columns: Columns, statistics: Statistics, progress: Callable[[], None]
+    samples: Sequence[Staged],
+    split: str,
+    tensors: dict[str, TensorField],
+    stage: Stage,
+    columns: Columns,
+    statistics: Statistics,
+    progress: Callable[[], None],
 ) -> pa.Table:
     values = {name: np.zeros((len(samples), *tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
     mask_table = np.zeros(256, np.uint8)
