@@ -15,7 +15,14 @@ from torchmetrics.functional.classification import binary_calibration_error, mul
 
 from hepdist.errors import RunError
 from hepdist.evaluation.bootstrap import intervals, percentile_interval, resampled_weights
-from hepdist.evaluation.metrics import auroc, average_precision, choose_threshold, classification_scores, segmentation_scores
+from hepdist.evaluation.metrics import (
+    auroc,
+    average_precision,
+    choose_threshold,
+    classification_scores,
+    multilabel_scores,
+    segmentation_scores,
+)
 from hepdist.evaluation.result import summarise, write_result
 
 
@@ -88,6 +95,24 @@ def test_multiclass_scores_equal_scikit_learn_for_any_row_weights() -> None:
             assert scores[name][r] == pytest.approx(value, abs=1e-12), name
         recall = sk.recall_score(label, probability.argmax(axis=1), average=None, sample_weight=w)
         np.testing.assert_allclose(scores["sensitivity_per_class"][r], recall, atol=1e-12)
+
+
+def test_multilabel_scores_equal_scikit_learn_for_any_row_weights() -> None:
+    rng = np.random.default_rng(2)
+    label = (rng.random((200, 3)) < [0.2, 0.5, 0.7]).astype(np.int64)
+    probability = np.clip(0.3 * label + rng.random((200, 3)) * 0.7, 0, 1).round(2)
+    called = probability >= 0.6
+    weight = integer_weights(200)
+    scores = multilabel_scores(label, probability, weight, threshold=0.6)
+    for r, w in enumerate(weight):
+        assert scores["auroc"][r] == pytest.approx(sk.roc_auc_score(label, probability, average="macro", sample_weight=w), abs=1e-12)
+        expected = sk.average_precision_score(label, probability, average="macro", sample_weight=w)
+        assert scores["average_precision"][r] == pytest.approx(expected, abs=1e-12)
+        assert scores["accuracy"][r] == pytest.approx(1 - sk.hamming_loss(label, called, sample_weight=w), abs=1e-12)
+        recall = sk.recall_score(label, called, average=None, sample_weight=w)
+        np.testing.assert_allclose(scores["sensitivity_per_class"][r], recall, atol=1e-12)
+        specificity = sk.recall_score(1 - label, ~called, average=None, sample_weight=w)
+        assert scores["specificity"][r] == pytest.approx(specificity.mean(), abs=1e-12)
 
 
 def test_calibration_error_equals_torchmetrics() -> None:
@@ -188,7 +213,9 @@ def test_resamples_with_one_class_are_skipped_and_counted() -> None:
 def test_interval_of_a_score_without_any_value_is_nan() -> None:
     drawn = np.array([[0.1, np.nan], [0.3, np.nan]])
     bound = percentile_interval(drawn)
-    assert bound.low[0] == pytest.approx(0.105) and np.isnan(bound.high[1]) and bound.skipped == 2
+    assert bound.low[0] == pytest.approx(0.105)
+    assert np.isnan(bound.high[1])
+    assert bound.skipped == 2
     assert np.isnan(percentile_interval(drawn[:, 1]).low)
 
 
@@ -238,8 +265,10 @@ def test_summary_of_a_segmenter_names_its_classes() -> None:
     block = summarise("segmentation", table, 0.5, ("anterior", "posterior"), 50, 0)
     assert block["dice_per_class"]["anterior"] == pytest.approx(table["dice_anterior"].mean())
     assert block["dice"] == pytest.approx(np.mean(list(block["dice_per_class"].values())))
-    assert set(block["dice_per_class_ci"]) == {"anterior", "posterior"} and len(block["dice_per_class_ci"]["posterior"]) == 2
-    assert block["hd95"] == pytest.approx(1.5) and block["hd95_infinite_share"] == 0
+    assert set(block["dice_per_class_ci"]) == {"anterior", "posterior"}
+    assert len(block["dice_per_class_ci"]["posterior"]) == 2
+    assert block["hd95"] == pytest.approx(1.5)
+    assert block["hd95_infinite_share"] == 0
     assert "volume_bias_ml_per_class" not in block
 
 
@@ -263,12 +292,14 @@ def test_result_json_is_valid_json_without_nan(tmp_path) -> None:
         seed=0,
         threshold={"value": 0.5, "rule": "half"},
     )
-    assert path == tmp_path / "result.json" and [p.name for p in tmp_path.iterdir()] == ["result.json"]
+    assert path == tmp_path / "result.json"
+    assert [p.name for p in tmp_path.iterdir()] == ["result.json"]
 
     def refuse(constant: str) -> None:
         raise AssertionError(f"{constant} is not JSON")
 
     result = json.loads(path.read_text(), parse_constant=refuse)
     assert list(result) == ["task", "split", "train", "cohort_sha256", "seed", "threshold"]
-    assert result["split"]["test"]["auroc"] is None and result["split"]["test"]["auroc_ci"] == [None, None]
+    assert result["split"]["test"]["auroc"] is None
+    assert result["split"]["test"]["auroc_ci"] == [None, None]
     assert result["train"] == {"epochs": 2, "samples": 40, "samples_per_s": None, "data_wait_share": 0.5, "workers": 2, "wall_s": 1.5}

@@ -55,6 +55,30 @@ def classification_scores(label: NDArray[np.int64], probability: Floats, weight:
     return scores
 
 
+def multilabel_scores(label: NDArray[np.int64], probability: Floats, weight: Floats, threshold: float = 0.5) -> dict[str, Floats]:
+    """All scores of a classifier of findings that may occur together; each finding is called at probability >= threshold.
+
+    label: int64[n, K] of 0 and 1; probability: float[n, K]. auroc, average_precision, sensitivity, specificity and balanced_accuracy
+    are macro averages over the findings that are both present and absent somewhere in `label`; accuracy is the share of
+    (row, finding) pairs that are right; brier is the mean over findings; `<name>_per_class` are [resamples, K].
+    """
+    count = probability.shape[1]
+    truth, called = label == 1, probability >= threshold
+    by_class = {
+        "auroc": [auroc(truth[:, k], probability[:, k], weight) for k in range(count)],
+        "average_precision": [average_precision(truth[:, k], probability[:, k], weight) for k in range(count)],
+        "sensitivity": [_share(weight[:, truth[:, k]], called[truth[:, k], k]) for k in range(count)],
+        "specificity": [_share(weight[:, ~truth[:, k]], ~called[~truth[:, k], k]) for k in range(count)],
+    }
+    held = np.flatnonzero(truth.any(axis=0) & ~truth.all(axis=0))
+    per_class = {name: np.stack(columns, axis=1) for name, columns in by_class.items()}
+    scores = {name: values[:, held].mean(axis=1) if len(held) else np.full(len(weight), np.nan) for name, values in per_class.items()}
+    scores["balanced_accuracy"] = (scores["sensitivity"] + scores["specificity"]) / 2
+    scores["accuracy"] = _share(weight, (truth == called).mean(axis=1))
+    scores["brier"] = _share(weight, ((probability - truth) ** 2).mean(axis=1))
+    return scores | {f"{name}_per_class": values for name, values in per_class.items()}
+
+
 def segmentation_scores(
     dice: Floats, hd95: Floats | None, volume_ml: Floats | None, true_volume_ml: Floats | None, weight: Floats
 ) -> dict[str, Floats]:
@@ -113,14 +137,14 @@ def choose_threshold(probability: Floats, label: NDArray[np.int64], rule: str) -
 
 def auroc(truth: NDArray[np.bool_], score: Floats, weight: Floats) -> Floats:
     """Area under the ROC curve: the chance that a positive scores above a negative, ties counting half (Mann-Whitney)."""
-    positive, negative = _by_level(truth, score, weight)
+    positive, negative = weight_by_level(truth, score, weight)
     below = negative.cumsum(axis=1) - negative
     return _divide((positive * (below + negative / 2)).sum(axis=1), positive.sum(axis=1) * negative.sum(axis=1))
 
 
 def average_precision(truth: NDArray[np.bool_], score: Floats, weight: Floats) -> Floats:
     """Precision at each distinct score, weighted by the gain in recall there; no interpolation, as in scikit-learn."""
-    positive, negative = (counts[:, ::-1] for counts in _by_level(truth, score, weight))
+    positive, negative = (counts[:, ::-1] for counts in weight_by_level(truth, score, weight))
     found = positive.cumsum(axis=1)
     precision = found / np.maximum(found + negative.cumsum(axis=1), 1e-300)
     return _divide((positive * precision).sum(axis=1), positive.sum(axis=1))
@@ -149,7 +173,7 @@ def bin_of(stated: Floats, bins: int) -> NDArray[np.int64]:
     return np.minimum((stated * bins).astype(np.int64), bins - 1)
 
 
-def _by_level(truth: NDArray[np.bool_], score: Floats, weight: Floats) -> tuple[Floats, Floats]:
+def weight_by_level(truth: NDArray[np.bool_], score: Floats, weight: Floats) -> tuple[Floats, Floats]:
     """Weight of positives and of negatives at each distinct score, ascending: float[resamples, levels] each."""
     order = np.argsort(score, kind="stable")
     ranked = score[order]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from hepdist.errors import RunError
 from hepdist.evaluation.bootstrap import Interval, intervals
-from hepdist.evaluation.metrics import classification_scores, segmentation_scores
+from hepdist.evaluation.metrics import classification_scores, multilabel_scores, segmentation_scores
 
 RESULT = "result.json"
 
@@ -32,15 +32,16 @@ def summarise(
     table = predictions.to_pandas() if isinstance(predictions, pa.Table) else predictions
     table = table.sort_values("sample_id")  # sums in one order: the same last bit, however many workers gathered the rows
     if task_kind == "classification":
-        labelled = table[table["label"].notna()]
+        several = "label_0" in table
+        labelled = table[table["label_0" if several else "label"].notna()]
         label, probability = labels_and_probabilities(labelled, len(label_names))
-        scores = partial(classification_scores, label, probability, threshold=threshold)
+        scores = partial(multilabel_scores if several else classification_scores, label, probability, threshold=threshold)
     else:
         labelled = table
-        measured = {key: by_class(table, key, label_names) for key in ("dice", "hd95", "volume_ml", "true_volume_ml")}
-        if measured["dice"] is None:
+        dice, hd95, volume, true_volume = (by_class(table, key, label_names) for key in ("dice", "hd95", "volume_ml", "true_volume_ml"))
+        if dice is None:
             raise RunError(f"predictions lack the columns dice_{label_names[0]}, ...; evaluate the run again")
-        scores = partial(segmentation_scores, *measured.values())
+        scores = partial(segmentation_scores, dice, hd95, volume, true_volume)
     if labelled.empty:
         raise RunError("none of the rows to score has a label; choose another split")
 
@@ -49,7 +50,7 @@ def summarise(
     bounds = intervals(lambda weight: scores(weight=weight), patient, bootstrap, seed)
     block: dict[str, Any] = {"n": len(labelled), "patients": len(np.unique(patient)), "unlabelled": len(table) - len(labelled)}
     if task_kind == "classification":
-        block["classes"] = {name: int((label == k).sum()) for k, name in enumerate(label_names)}
+        block["classes"] = {name: int((label[:, k] if several else label == k).sum()) for k, name in enumerate(label_names)}
     for name, point in points.items():
         block |= {name: _named(point, label_names), f"{name}_ci": _named_bounds(bounds[name], label_names)}
     block["resamples"] = bootstrap
@@ -73,13 +74,22 @@ def write_result(
     return path
 
 
+def read_result(run_folder: Path) -> dict[str, Any]:
+    """The result.json of a run folder. Raises RunError where there is none yet."""
+    path = run_folder / RESULT
+    if not path.is_file():
+        raise RunError(f"run '{run_folder.name}' has no {RESULT} yet; evaluate it with: hepdist evaluate {run_folder.name}")
+    return dict(json.loads(path.read_text(encoding="utf-8")))
+
+
 def labels_and_probabilities(predictions: pd.DataFrame, classes: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """label int64[n] and probability float64[n, classes] of labelled rows."""
+    """label int64[n] (multi-label: int64[n, classes] of 0 and 1) and probability float64[n, classes] of labelled rows."""
     columns = [f"probability_{k}" for k in range(classes)]
     missing = [c for c in columns if c not in predictions]
     if missing:
         raise RunError(f"predictions lack the column {missing[0]} for {classes} classes; evaluate the run again")
-    return predictions["label"].to_numpy(dtype=np.int64), predictions[columns].to_numpy(dtype=np.float64)
+    labels = [f"label_{k}" for k in range(classes)] if "label_0" in predictions else "label"
+    return predictions[labels].to_numpy(dtype=np.int64), predictions[columns].to_numpy(dtype=np.float64)
 
 
 def by_class(predictions: pd.DataFrame, what: str, classes: tuple[str, ...]) -> NDArray[np.float64] | None:
