@@ -1,0 +1,171 @@
+"""Pixels of one DICOM object: decoding by any transfer syntax, modality values (HU), and grey display values; knows nothing of series."""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any, cast
+
+import numpy as np
+import pydicom
+from pydicom.dataset import Dataset
+from pydicom.encaps import generate_frames
+from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut, apply_windowing, pixel_array
+from pydicom.pixels.decoders.rle import _rle_decode_segment
+from pydicom.pixels.utils import get_expected_length
+from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
+
+from hepdist.ingest.dicom_header import Refused, functional_group, opened, quiet
+from hepdist.ingest.files import Files
+
+LARGEST = 2 << 30
+"""Decoded bytes above which a file is refused: a damaged header can claim any size."""
+GREY = np.array([0.299, 0.587, 0.114])
+"""Weights of red, green and blue: the luminance of ITU-R BT.601, which DICOM's YBR_FULL has as its Y."""
+DEFLATED_FRAMES = "1.2.840.10008.1.2.8.1"
+PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+
+
+def read_pixels(files: Files, name: str) -> tuple[Dataset, np.ndarray]:
+    """The dataset of one file and its decoded pixels (see `decode`). Raises Refused."""
+    try:
+        with quiet(), opened(files, name) as stream:
+            dataset = pydicom.dcmread(cast(Any, stream), force=True)
+    except Exception:  # a damaged file can make the parser raise anything; its message may quote the file
+        raise Refused("damaged-header", "the DICOM file can't be parsed") from None
+    return dataset, decode(dataset)
+
+
+def decode(dataset: Dataset) -> np.ndarray:
+    """Stored values as pydicom decodes them: [H, W] or [H, W, 3], with a leading axis for several frames; native byte order.
+
+    Colour is RGB (YBR is converted, a palette is not yet applied). Adds to pydicom's decoders: files without file meta
+    information, run-length-encoded 1-bit frames and Deflated Image Frame Compression (1-bit segmentations use both).
+    Raises Refused with check 'truncated', 'no-pixels', 'too-large' or 'decode'; the reason names the transfer syntax.
+    """
+    if not any(keyword in dataset for keyword in PIXELS):
+        raise Refused("truncated", "the file ends inside its pixel data")
+    _ensure_syntax(dataset)
+    syntax = dataset.file_meta.TransferSyntaxUID
+    try:
+        expected = get_expected_length(dataset) if "PixelData" in dataset else 0
+        if expected > LARGEST:
+            raise Refused("too-large", f"the header claims {expected >> 20} MiB of pixels, more than the {LARGEST >> 20} MiB accepted")
+        if "PixelData" in dataset and not syntax.is_compressed and len(dataset.PixelData) < expected:
+            raise Refused("truncated", f"{len(dataset.PixelData)} bytes of pixel data where {expected} are declared")
+        with quiet():
+            if (dataset.get("BitsAllocated") == 1 and syntax == RLELossless) or syntax == DEFLATED_FRAMES:
+                pixels = _packed_frames(dataset)
+            else:
+                pixels = pixel_array(dataset)
+    except Refused:
+        raise
+    except Exception:  # every plug-in raises its own; the messages may quote the file
+        name = syntax.name if UID(syntax).is_transfer_syntax and not syntax.is_private else "an unknown transfer syntax"
+        raise Refused("decode", f"the pixel data can't be decoded ({name})") from None
+    return pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
+
+
+def modality_values(dataset: Dataset, frame: int, pixels: np.ndarray) -> np.ndarray:
+    """One frame's stored values [H, W] through its modality LUT or rescale slope and intercept (HU in CT).
+
+    Integers where slope and intercept are whole numbers, else float32. Raises Refused with check 'nan' or 'lut'.
+    """
+    transform: Dataset = functional_group(dataset, frame, "PixelValueTransformationSequence") or dataset
+    slope, intercept = transform.get("RescaleSlope"), transform.get("RescaleIntercept")
+    with quiet():
+        try:
+            values = apply_modality_lut(pixels, transform)
+        except Exception:
+            raise Refused("lut", "the modality LUT or rescale can't be applied") from None
+    if pixels.dtype.kind == "f":
+        if not np.isfinite(values).all():
+            raise Refused("nan", "the image holds values that are not finite numbers")
+        return values.astype(np.float32, copy=False)
+    if values.dtype.kind == "f" and slope is not None and intercept is not None:
+        whole = float(slope).is_integer() and float(intercept).is_integer()
+        return values.astype(np.int64 if whole else np.float32)
+    return values
+
+
+def display_values(dataset: Dataset, pixels: np.ndarray, levels: int = 255) -> np.ndarray:
+    """A projection image [H, W] or [H, W, 3] as grey 0..levels, bright = dense; uint8, or uint16 where levels > 255.
+
+    Grey: modality LUT, then VOI LUT (else the first window), scaled from that step's output range. Without either: 8-bit
+    data is already for display and keeps its stored range; wider data is scaled from its smallest to its largest value,
+    Pixel Padding Value aside. MONOCHROME1 is inverted. Colour and palette become luminance (GREY).
+    PS3.3 C.11.1 and C.11.2. Raises Refused with check 'nan' or 'lut'.
+    """
+    kind = str(dataset.get("PhotometricInterpretation") or "")
+    try:
+        with quiet():
+            if kind == "PALETTE COLOR":
+                pixels = apply_color_lut(pixels, dataset)
+                share = pixels @ GREY / np.iinfo(pixels.dtype).max
+            elif pixels.ndim == 3:
+                share = pixels @ GREY / (2.0 ** int(dataset.BitsStored) - 1)
+            else:
+                share = _windowed(dataset, pixels)
+    except Refused:
+        raise
+    except Exception:
+        raise Refused("lut", "a lookup table or window of the header can't be applied") from None
+    if kind == "MONOCHROME1":
+        share = 1 - share
+    return np.rint(np.clip(share, 0, 1) * levels).astype(np.uint8 if levels <= 255 else np.uint16)
+
+
+def pixel_spacing(dataset: Dataset) -> tuple[float, float] | None:
+    """mm between rows and between columns of a projection image: in the patient where calibrated, else on the detector."""
+    for keyword in ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing"):
+        value = dataset.get(keyword)
+        if value is not None and not isinstance(value, str) and len(value) == 2 and min(value) > 0:
+            return float(value[0]), float(value[1])
+    return None
+
+
+def _windowed(dataset: Dataset, pixels: np.ndarray) -> np.ndarray:
+    """Share 0..1 of the VOI step's output range."""
+    if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
+        raise Refused("nan", "the image holds values that are not finite numbers")
+    values = modality_values(dataset, 0, pixels)
+    if dataset.get("VOILUTSequence"):
+        whole = values if values.dtype.kind in "iu" else np.rint(values).astype(np.int64)  # a table is looked up by whole numbers
+        depth = int(dataset.VOILUTSequence[0].LUTDescriptor[2])
+        return apply_voi_lut(whole, dataset) / (2.0**depth - 1)
+    if dataset.get("WindowWidth") not in (None, "") and dataset.get("WindowCenter") not in (None, "") and pixels.dtype.kind != "f":
+        low, high = apply_windowing(np.array([-np.inf, np.inf]), dataset)  # the range that pydicom maps the window to
+        return (apply_windowing(values, dataset) - low) / (high - low)
+    bits = int(dataset.get("BitsStored") or 16)
+    if bits <= 8 and not dataset.get("PixelRepresentation") and values.dtype.kind in "iu" and np.array_equal(values, pixels):
+        return values / (2.0**bits - 1)
+    padding = dataset.get("PixelPaddingValue")
+    inside = values[pixels != padding] if isinstance(padding, int) else values
+    inside = inside if inside.size else values
+    low, high = float(inside.min()), float(inside.max())
+    return (values - low) / (high - low) if high > low else np.zeros(values.shape)
+
+
+def _ensure_syntax(dataset: Dataset) -> None:
+    """A file without file meta information is decoded by the encoding that its header was read with."""
+    if dataset.file_meta.get("TransferSyntaxUID") is None:
+        implicit, little = dataset.original_encoding
+        syntax = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+        dataset.file_meta.TransferSyntaxUID = syntax
+
+
+def _packed_frames(dataset: Dataset) -> np.ndarray:
+    """1-bit frames, each padded to whole bytes and compressed alone (PS3.5 8.1.1 and 8.2; run lengths in Annex G)."""
+    rows, columns, frames = int(dataset.Rows), int(dataset.Columns), int(dataset.get("NumberOfFrames") or 1)
+    bits, unpacked = int(dataset.BitsAllocated), []
+    for frame in generate_frames(dataset.PixelData, number_of_frames=frames):
+        if dataset.file_meta.TransferSyntaxUID == RLELossless:
+            start = int.from_bytes(frame[4:8], "little")  # the header's first offset; 1-bit data has a single segment
+            data = bytes(_rle_decode_segment(frame[start:]))
+        else:
+            data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(frame, LARGEST)
+        if bits == 1:
+            flat = np.unpackbits(np.frombuffer(data, np.uint8), bitorder="little")
+        else:
+            flat = np.frombuffer(data, f"<{'i' if dataset.PixelRepresentation else 'u'}{bits // 8}")
+        unpacked.append(flat[: rows * columns].reshape(rows, columns))
+    return np.stack(unpacked) if len(unpacked) > 1 else unpacked[0]
