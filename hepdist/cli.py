@@ -93,16 +93,19 @@ def ingest(
     options: Overrides = None,
 ) -> None:
     """Make a cohort: read, check, de-identify, split by patient, write shards."""
-    from hepdist.console import out, progress
-    from hepdist.ingest import ingest as run
-    from hepdist.inspect import counts_table
     from hepdist.jobs import check_path
 
     check_path("SOURCE", source)
     check_path("COHORT", cohort)
+
+    from hepdist.console import out, progress
+    from hepdist.ingest import ingest as run
+    from hepdist.inspect import gather, render, sections
+
     with progress("ingest") as report:
-        manifest = run(source, cohort, options or [], progress=report)
-    out.print(counts_table(manifest))
+        run(source, cohort, options or [], progress=report)
+    for section in sections(gather(cohort)):
+        out.print(render(section))
 
 
 @app.command()
@@ -112,11 +115,11 @@ def inspect(
 ) -> None:
     """Say what is in a cohort, what was left out and why, and whether its files are intact."""
     from hepdist.console import out
-    from hepdist.inspect import examine, tables, write_page
+    from hepdist.inspect import gather, render, sections, write_page
 
-    facts = examine(cohort)
-    for table in tables(facts):
-        out.print(table)
+    facts = gather(cohort)
+    for section in sections(facts):
+        out.print(render(section))
     if html:
         out.print(f"page: {write_page(cohort, facts)}", soft_wrap=True)
     if not facts.sound:

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TextIO
 
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-out = Console(highlight=False)
+FILE_WIDTH = 160
+"""Columns where the output is a file, whose reader can scroll: 80 would fold most tables."""
+
+
+def _console(stream: TextIO, *, stderr: bool) -> Console:
+    return Console(stderr=stderr, highlight=False, width=None if stream.isatty() else FILE_WIDTH)
+
+
+out = _console(sys.stdout, stderr=False)
 """Results."""
-err = Console(stderr=True, highlight=False)
+err = _console(sys.stderr, stderr=True)
 """Progress and errors."""
 
 QUIET_SECONDS = 10.0
@@ -61,7 +71,7 @@ def score_table(result: Mapping[str, Any], extra: Mapping[str, Mapping[str, floa
     extra: further columns by title, such as the optimum that a generator implies, each {metric: value}.
     """
     splits, extra = result["split"], extra or {}
-    table = Table("metric", *splits, *extra, title=None)
+    table = Table("metric", *splits, *extra, box=box.SIMPLE_HEAD, pad_edge=False)
     for name in [n for n in SCORES if any(n in scores for scores in splits.values())]:
         table.add_row(name, *[_score(scores, name) for scores in splits.values()], *[_score(column, name) for column in extra.values()])
     return table
@@ -70,5 +80,5 @@ def score_table(result: Mapping[str, Any], extra: Mapping[str, Mapping[str, floa
 def _score(scores: Mapping[str, Any], name: str) -> str:
     if scores.get(name) is None:
         return ""
-    interval = scores.get(f"{name}_ci")
-    return f"{scores[name]:.3f}" + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")
+    low, high = scores.get(f"{name}_ci") or (None, None)
+    return f"{scores[name]:.3f}" + ("" if low is None or high is None else f" [{low:.3f}, {high:.3f}]")

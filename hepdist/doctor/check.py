@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+from rich import box
+from rich.markup import escape
 from rich.table import Table
 
 State = Literal["ok", "warning", "problem"]
@@ -30,8 +32,8 @@ def can_train(checks: Iterable[Check]) -> bool:
 
 def table(checks: Iterable[Check]) -> Table:
     """A row a check; the fix stands under what was found."""
-    shown = Table("what", "found", "state", title="hepdist doctor", title_justify="left")
+    shown = Table("what", "found", "state", title="hepdist doctor", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for check in checks:
-        found = check.found + (f"\n[bold]fix:[/bold] {check.fix}" if check.fix else "")
+        found = escape(check.found) + (f"\n[bold]fix:[/bold] {escape(check.fix)}" if check.fix else "")
         shown.add_row(check.topic, found, f"[{COLOURS[check.state]}]{check.state}[/]")
     return shown

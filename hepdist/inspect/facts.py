@@ -1,0 +1,105 @@
+"""The facts of a cohort on disk, read from its shards and its audit rather than believed from its manifest."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from hepdist.shards.format import decode
+from hepdist.shards.manifest import SPLITS, Manifest, damaged_shards
+
+AUDIT = "audit.parquet"
+
+
+@dataclass(frozen=True)
+class SplitFacts:
+    """What the intact shards of one split hold."""
+
+    patients: frozenset[str]
+    studies: int
+    rows: int
+    classes: dict[str, int]
+    """Rows by class name, in the order of the classes; empty where the cohort has no class labels."""
+    unlabelled: int
+    missing: np.ndarray
+    """int64[F]: rows without a value, by EMR column."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Everything that `hepdist inspect` says."""
+
+    manifest: Manifest
+    splits: dict[str, SplitFacts]
+    """By split; only those that have shards."""
+    damaged: tuple[tuple[str, str], ...]
+    """(shard, reason) of those that fail the check of size and sha256; their rows are in none of the counts."""
+    outcomes: dict[str, int]
+    """Files by outcome: ingested, quarantined, ignored."""
+    left_out: tuple[tuple[str, str, str, int], ...]
+    """(outcome, check, reason, files), most frequent first."""
+
+    @property
+    def straddlers(self) -> int:
+        """Patients in more than one split; training refuses a cohort that has any."""
+        seen = Counter(patient for split in self.splits.values() for patient in split.patients)
+        return sum(count > 1 for count in seen.values())
+
+    @property
+    def missing_shares(self) -> list[float]:
+        """By EMR column, over all rows."""
+        rows = sum(split.rows for split in self.splits.values())
+        return [float(sum(split.missing[i] for split in self.splits.values())) / max(rows, 1) for i in range(len(self.manifest.emr))]
+
+    @property
+    def sound(self) -> bool:
+        return not self.damaged and not self.straddlers
+
+
+def gather(cohort: str | Path) -> Facts:
+    """Check every shard's sha256, then read the plain columns of the intact ones. Raises CohortError where there is no cohort."""
+    folder = Path(cohort)
+    manifest = Manifest.load(folder)
+    damaged = tuple((shard.path, reason) for shard, reason in damaged_shards(folder, manifest))
+    bad = {path for path, _ in damaged}
+    intact = {split: [folder / s.path for s in manifest.of(split) if s.path not in bad] for split in SPLITS if manifest.of(split)}
+    audit = pq.read_table(folder / AUDIT, columns=["outcome", "check", "reason"]) if (folder / AUDIT).is_file() else None
+    outcomes, left_out = _audit(audit)
+    return Facts(manifest, {split: _split(manifest, paths) for split, paths in intact.items()}, damaged, outcomes, left_out)
+
+
+def _split(manifest: Manifest, paths: list[Path]) -> SplitFacts:
+    columns = ["patient", "study", *(["label"] if manifest.label_names else []), *(["emr_missing"] if manifest.emr else [])]
+    tables = [pq.read_table(path, columns=columns) for path in paths]
+    patients = frozenset(p for table in tables for p in table["patient"].to_pylist())
+    studies = len({s for table in tables for s in table["study"].to_pylist() if s})
+    rows = sum(table.num_rows for table in tables)
+    missing = np.zeros(len(manifest.emr), np.int64)
+    for table in tables if manifest.emr else []:
+        missing += decode(manifest.fields["emr_missing"], table["emr_missing"]).astype(np.int64).sum(axis=0)
+    classes = np.zeros(len(manifest.label_names), np.int64)
+    unlabelled = 0
+    for table in tables if manifest.label_names else []:
+        if manifest.multilabel:
+            classes += decode(manifest.fields["label"], table["label"]).astype(np.int64).sum(axis=0)
+        else:
+            labels = table["label"].drop_null().to_numpy()
+            classes += np.bincount(labels, minlength=len(classes))
+            unlabelled += table.num_rows - len(labels)
+    return SplitFacts(patients, studies, rows, dict(zip(manifest.label_names, classes.tolist(), strict=True)), unlabelled, missing)
+
+
+def _audit(audit: pa.Table | None) -> tuple[dict[str, int], tuple[tuple[str, str, str, int], ...]]:
+    if audit is None:
+        return {}, ()
+    found = Counter(zip(*(audit[name].to_pylist() for name in ("outcome", "check", "reason")), strict=True))
+    outcomes: Counter[str] = Counter()
+    for (outcome, _, _), files in found.items():
+        outcomes[outcome] += files
+    left_out = sorted(((*why, files) for why, files in found.items() if why[0] != "ingested"), key=lambda row: (row[0], -row[3], row[1:3]))
+    return dict(sorted(outcomes.items())), tuple(left_out)
