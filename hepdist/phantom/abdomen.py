@@ -5,9 +5,14 @@ Axes are (z, y, x): z runs to the head, y to the back, x to the patient's left, 
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
+
+Axis = NDArray[np.floating[Any]]
+"""A coordinate in mm that broadcasts to SHAPE."""
 
 SHAPE = (24, 96, 96)
 SPACING_MM = (5.0, 4.0, 4.0)
@@ -50,13 +55,13 @@ _GRID = np.meshgrid(
 )
 
 
-def _ellipsoid(*scaled: NDArray[np.float32]) -> NDArray[np.bool_]:
+def _ellipsoid(*scaled: Axis) -> NDArray[np.bool_]:
     """Where the coordinates, divided by the half axes, lie inside the unit ball; two of them make a column along z."""
     inside = sum(axis**2 for axis in scaled) < 1
     return np.broadcast_to(inside, SHAPE)
 
 
-def _liver(x, y, z, severity: float, rng: np.random.Generator) -> NDArray[np.bool_]:  # type: ignore[no-untyped-def]
+def _liver(x: Axis, y: Axis, z: Axis, severity: float, rng: np.random.Generator) -> NDArray[np.bool_]:
     """Right and left lobe, hollowed by the gallbladder's bed and the stomach."""
     size = np.exp(0.02 * severity + rng.normal(0, 0.025))
     right = _ellipsoid((x + 76) / (60 * size), (y - 2) / (80 * size), (z - 6 + 12 * (size - 1)) / (68 * size))
@@ -65,7 +70,7 @@ def _liver(x, y, z, severity: float, rng: np.random.Generator) -> NDArray[np.boo
     return (right | left) & ~gallbladder & ~_ellipsoid((x - 4) / 26, (y - 40) / 34)
 
 
-def _place_organs(volume: NDArray[np.float32], x, y, z, rng: np.random.Generator) -> None:  # type: ignore[no-untyped-def]
+def _place_organs(volume: NDArray[np.float32], x: Axis, y: Axis, z: Axis, rng: np.random.Generator) -> None:
     """Spine, great vessels, kidneys, spleen, stomach, gallbladder and bowel, in place."""
     organs = (
         (rng.normal(50, 3), _ellipsoid((x - 100) / 30, (y - 34) / 46, (z - 8) / 46)),  # spleen

@@ -26,6 +26,7 @@ from pydicom.uid import (
     JPEGLSLossless,
     RLELossless,
 )
+from pydicom.valuerep import DA, DT, TM
 
 from hepdist.phantom.streams import uid
 
@@ -172,23 +173,15 @@ def write_liver_mask(path: Path, mask: NDArray[np.uint8], slices: list[Dataset],
         series_description="Liver",
     )
     # highdicom stamps the clock and draws UIDs of its own: the same seed must write the same bytes.
-    ds.InstanceCreationDate, ds.InstanceCreationTime = _date(person.date), _time(_NOON)
+    ds.InstanceCreationDate, ds.InstanceCreationTime = DA(person.date), TM(_NOON)
     for equipment in ds.ContributingEquipmentSequence:
-        equipment.ContributionDateTime = _date(person.date) + _time(_NOON)
+        equipment.ContributionDateTime = DT(datetime.datetime.combine(person.date, _NOON))
     for item in (*ds.DimensionOrganizationSequence, *ds.DimensionIndexSequence):
         item.DimensionOrganizationUID = person.uid("seg/dimensions")
     ds.save_as(path, enforce_file_format=True)
 
 
 _NOON = datetime.time(12, 0)
-
-
-def _date(day: datetime.date) -> str:
-    return day.strftime("%Y%m%d")
-
-
-def _time(time: datetime.time) -> str:
-    return time.strftime("%H%M%S")
 
 
 def _base(person: Person, study: str, sop_class: UID, instance: int) -> Dataset:
@@ -208,8 +201,8 @@ def _base(person: Person, study: str, sop_class: UID, instance: int) -> Dataset:
     ds.SeriesNumber = 1
     ds.InstanceNumber = instance
     for level in ("Study", "Series", "Acquisition", "Content"):
-        setattr(ds, f"{level}Date", _date(person.date))
-        setattr(ds, f"{level}Time", _time(_NOON))
+        setattr(ds, f"{level}Date", DA(person.date))
+        setattr(ds, f"{level}Time", TM(_NOON))
     ds.AccessionNumber = f"ACC{person.number[3:]}"
     ds.ReferringPhysicianName = "Referrer^Phantom"
     ds.InstitutionName = f"{person.site} Phantom Hospital"
