@@ -55,6 +55,8 @@ class AugmentSpec(Spec):
     """Largest relative zoom in or out."""
     translate: Annotated[float, Ge(0), Le(0.5)] = 0.0
     """Largest shift, as a share of each side."""
+    crop: tuple[PositiveInt, ...] = ()
+    """Sides of a window that training takes from a random place of each image; empty: the whole image, as in validation and test."""
     flip: tuple[NonNegativeInt, ...] = ()
     """Spatial axes that may be mirrored (0 is the first after the channel); only where anatomy allows."""
     brightness: Annotated[float, Ge(0)] = 0.0
@@ -95,6 +97,8 @@ class TrainSpec(Spec):
     seed: NonNegativeInt = 0
     workers: PositiveInt = 2
     """Worker processes, one GPU each where there are GPUs. Sample order and global batch do not depend on it."""
+    cpus_per_worker: Annotated[float, Ge(0.2)] = 1.0
+    """CPUs that a worker and its reader take together; below 1, workers share cores (small cohorts, tests)."""
     global_batch: PositiveInt = 64
     """Samples an optimiser step, over all workers."""
     micro_batch: PositiveInt | None = None
@@ -196,7 +200,9 @@ def load_recipe(source: str | Path, overrides: list[str] | None = None) -> Recip
     if path.suffix not in (".yaml", ".yml"):
         path = SHIPPED / f"{source}.yaml"
         if not path.exists():
-            raise RecipeError(f"recipe '{source}' does not exist; shipped ones: {', '.join(shipped_recipes())}; or give a path to a .yaml file")
+            raise RecipeError(
+                f"recipe '{source}' does not exist; shipped ones: {', '.join(shipped_recipes())}; or give a path to a .yaml file"
+            )
     elif not path.exists():
         raise RecipeError(f"recipe file '{path}' does not exist")
     try:

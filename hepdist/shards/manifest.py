@@ -119,7 +119,9 @@ class Manifest:
         except ValueError as error:
             raise CohortError(f"manifest '{path}' is damaged ({error}); ingest the cohort again") from None
         if values.get("schema_version") != SCHEMA_VERSION:
-            raise CohortError(f"cohort '{folder}' has schema version {values.get('schema_version')}, this hepdist reads {SCHEMA_VERSION}; ingest it again")
+            raise CohortError(
+                f"cohort '{folder}' has schema version {values.get('schema_version')}, this hepdist reads {SCHEMA_VERSION}; ingest it again"
+            )
         values["shards"] = tuple(Shard(**{**s, "row_groups": tuple(s["row_groups"])}) for s in values["shards"])
         values["emr"] = tuple(EMRColumn(**{**c, "categories": tuple(c["categories"])}) for c in values["emr"])
         values["label_names"] = tuple(values["label_names"])

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hepdist.errors import CohortError
+from hepdist.recipe import Recipe
 from hepdist.shards.format import TensorField, decode
 from hepdist.shards.manifest import MANIFEST, Manifest, Shard
 
@@ -48,14 +49,18 @@ class SplitReader:
         """Plain columns (sample_id, patient, study, split, label) of the whole split, in row order."""
         if not self.shards:
             return pa.table({name: pa.array([], pa.string()) for name in columns})
-        return pa.concat_tables([pq.read_table(self.cohort / s.path, columns=list(columns)) for s in self.shards], promote_options="permissive")
+        return pa.concat_tables(
+            [pq.read_table(self.cohort / s.path, columns=list(columns)) for s in self.shards], promote_options="permissive"
+        )
 
     def _row_group(self, group: int, columns: Sequence[str]) -> pa.Table:
         index, number, rows = self.groups[group]
         shard = self.shards[index]
         table = _open(self.cohort / shard.path, shard).read_row_group(int(number), columns=list(columns), use_threads=False)
         if table.num_rows != rows:
-            raise CohortError(f"shard '{shard.path}' row group {number} has {table.num_rows} rows instead of {rows}; ingest the cohort again")
+            raise CohortError(
+                f"shard '{shard.path}' row group {number} has {table.num_rows} rows instead of {rows}; ingest the cohort again"
+            )
         return table
 
     def _empty(self, name: str, rows: int) -> np.ndarray:
@@ -98,3 +103,11 @@ def open_split(cohort: str, split: str) -> SplitReader:
     path = Path(cohort) / MANIFEST
     stat = path.stat() if path.is_file() else None
     return SplitReader(cohort, _load(str(cohort), (stat.st_mtime_ns, stat.st_size) if stat else (0, 0)), split)
+
+
+def columns_of(recipe: Recipe, manifest: Manifest) -> tuple[str, ...]:
+    """The columns that the recipe's model and task read."""
+    wanted = ["mask", "spacing"] if recipe.task.kind == "segmentation" else ["label"]
+    wanted += ["emr", "emr_missing"] if recipe.data.emr else []
+    wanted += ["image"] if recipe.model.family != "mlp" else []
+    return tuple(c for c in wanted if c in manifest.fields or c == "label")

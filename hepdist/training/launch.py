@@ -1,0 +1,98 @@
+"""From a recipe to a trained run: checks first, then Ray Train, then the evaluation that closes the run."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+
+from hepdist.cluster import connect
+from hepdist.errors import CohortError
+from hepdist.recipe import Recipe
+from hepdist.shards.manifest import Manifest, damaged_shards
+from hepdist.training.checkpoint import intact
+from hepdist.training.preflight import fits_cluster, fits_cohort, same_experiment
+
+
+def train(recipe: Recipe, *, fresh: bool = False) -> Path:
+    """Train `recipe` (or take its run up again), evaluate it and write its report; returns the run's folder.
+
+    Raises RecipeError and CohortError before anything starts, and the worker's own error where training fails.
+    """
+    recipe = with_absolute_paths(recipe)
+    folder = recipe.folder
+    manifest = Manifest.load(recipe.data.cohort)
+    fits_cohort(recipe, manifest)
+    _refuse_bad_cohort(recipe, manifest)
+    if fresh:
+        shutil.rmtree(folder, ignore_errors=True)
+    same_experiment(recipe, manifest, folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "recipe.yaml").write_text(recipe.dump(), encoding="utf-8")
+    (folder / "cohort.sha256").write_text(manifest.sha256())
+    with connect() as ray:
+        resources = ray.cluster_resources()
+        device = fits_cluster(recipe, resources.get("CPU", 0), resources.get("GPU", 0))
+        if not is_finished(folder):
+            fit(recipe, folder, device, samples=manifest.rows("train") * recipe.train.epochs)
+        if recipe.evaluation.splits:
+            from hepdist.evaluation.evaluate import evaluate
+
+            evaluate(folder, split=recipe.evaluation.splits)
+    return folder
+
+
+def with_absolute_paths(recipe: Recipe) -> Recipe:
+    """The same recipe with paths that hold in another process's working folder; URIs are left alone."""
+
+    def absolute(path: str) -> str:
+        return path if "://" in path else str(Path(path).resolve())
+
+    data = recipe.data.model_copy(update={"cohort": absolute(recipe.data.cohort)})
+    return recipe.model_copy(update={"data": data, "runs": absolute(recipe.runs)})
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether the newest checkpoint of a run says that training is complete."""
+    newest = intact(folder / "checkpoints")
+    return newest is not None and bool(json.loads((newest / "progress.json").read_text())["finished"])
+
+
+def fit(recipe: Recipe, folder: Path, device: str, samples: int) -> None:
+    """Run the workers to the end under Ray Train; what a worker raised reaches the caller as WorkerGroupError."""
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, int(recipe.train.cpus_per_worker))))  # more threads would fight over cores
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    from hepdist.shards.items import READER_CPUS
+    from hepdist.training.progress import follow
+    from hepdist.training.worker import work
+
+    trainer = TorchTrainer(
+        work,
+        train_loop_config={"recipe": recipe.model_dump(mode="json"), "folder": str(folder), "device": device},
+        torch_config=TorchConfig(backend="nccl" if device == "cuda" else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=recipe.train.workers,
+            use_gpu=device == "cuda",
+            resources_per_worker={"CPU": recipe.train.cpus_per_worker - READER_CPUS} | ({"GPU": 1} if device == "cuda" else {}),
+        ),
+        run_config=RunConfig(
+            name=f"{recipe.name}-{time.time_ns()}",  # Ray's own state of an attempt; ours is the run's folder
+            storage_path=str(folder / ".ray"),
+            failure_config=FailureConfig(max_failures=recipe.train.max_failures),
+        ),
+    )
+    with follow(folder, recipe, samples):
+        trainer.fit()
+    shutil.rmtree(folder / ".ray", ignore_errors=True)
+
+
+def _refuse_bad_cohort(recipe: Recipe, manifest: Manifest) -> None:
+    from hepdist.ingest.check import check_cohort
+
+    check_cohort(Path(recipe.data.cohort), manifest)
+    for shard, reason in damaged_shards(recipe.data.cohort, manifest):
+        raise CohortError(f"shard '{shard.path}' of cohort '{recipe.data.cohort}' is damaged ({reason}); ingest the cohort again")

@@ -1,0 +1,106 @@
+"""What a run says of itself while it trains: metrics.jsonl and TensorBoard events, written by rank 0."""
+
+from __future__ import annotations
+
+import json
+import resource
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from hepdist.errors import RunError
+
+REPORTS_AN_EPOCH = 10
+METRICS = "metrics.jsonl"
+
+
+class Log:
+    """Collects the loss of each step and reports a few times an epoch; between reports nothing waits for the device."""
+
+    def __init__(self, folder: Path, rank: int, device: torch.device, samples: int, rows: int, batches: int) -> None:
+        """samples: consumed so far (lines beyond it, from before a crash, are dropped); rows, batches: of an epoch."""
+        self.rank, self.device, self.rows = rank, device, rows
+        self.every = max(1, batches // REPORTS_AN_EPOCH)
+        self.began = self.last = time.perf_counter()
+        self.last_samples, self.last_wait, self.before_s = samples, 0.0, 0.0
+        self.loss = torch.zeros(2, dtype=torch.float64, device=device)
+        self.path = folder / METRICS
+        if rank == 0:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.before_s = _drop_lines_beyond(self.path, samples)
+            self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=samples)
+
+    def step(self, step: int, cursor: int, loss: torch.Tensor, lr: float, waited_s: float) -> None:
+        """loss: this rank's share of the global batch's mean loss; shares add up over ranks. Raises RunError on NaN."""
+        self.loss[0] += loss
+        self.loss[1] += 1
+        if step % self.every == 0 or cursor % self.rows == 0:
+            self._report(step, cursor, lr, waited_s)
+
+    def _report(self, step: int, cursor: int, lr: float, waited_s: float) -> None:
+        totals = self.loss.clone()
+        dist.all_reduce(totals)
+        loss = float(totals[0] / self.loss[1])
+        self.loss.zero_()
+        now = time.perf_counter()
+        seconds = max(1e-9, now - self.last)
+        facts = {
+            "step": step, "epoch": round(cursor / self.rows, 4), "samples": cursor, "loss": loss, "lr": lr,
+            "samples_per_s": round((cursor - self.last_samples) / seconds, 2),
+            "data_wait_share": round((waited_s - self.last_wait) / seconds, 4),
+            "memory_gib": round(peak_memory_gib(self.device), 3), "wall_s": round(self.before_s + now - self.began, 2),
+        }  # fmt: skip
+        self.last, self.last_samples, self.last_wait = now, cursor, waited_s
+        self._write(facts, cursor)
+        if not torch.isfinite(totals[0]):
+            first = cursor - min(cursor, self.rows)
+            raise RunError(
+                f"the loss became {loss} between samples {first} and {cursor}; lower optim.lr, set optim.clip, or look for extreme inputs with hepdist inspect"
+            )
+
+    def validation(self, step: int, cursor: int, scores: dict[str, float]) -> None:
+        facts: dict[str, Any] = {"step": step, "epoch": round(cursor / self.rows, 4), "samples": cursor}
+        facts.update({f"val_{name}": value for name, value in scores.items()})
+        facts["wall_s"] = round(self.before_s + time.perf_counter() - self.began, 2)
+        self._write(facts, cursor)
+        self.last = time.perf_counter()  # validation is not training time
+
+    def _write(self, facts: dict[str, Any], cursor: int) -> None:
+        if self.rank != 0:
+            return
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(facts) + "\n")
+        for name, value in facts.items():
+            if name not in ("step", "samples", "wall_s") and isinstance(value, int | float):
+                self.board.add_scalar(f"{'validation' if name.startswith('val_') else 'train'}/{name.removeprefix('val_')}", value, cursor)
+
+    def close(self) -> None:
+        if self.rank == 0:
+            self.board.close()
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a run's metrics.jsonl; a last half-written one is left out."""
+    path = folder / METRICS
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def _drop_lines_beyond(path: Path, samples: int) -> float:
+    """Forget what a crashed attempt reported after the checkpoint; returns the wall-clock seconds kept."""
+    kept = [line for line in read_metrics(path.parent) if line["samples"] <= samples] if samples else []
+    part = path.with_name(f".{path.name}.part")
+    part.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+    part.rename(path)
+    return float(kept[-1].get("wall_s", 0.0)) if kept else 0.0
+
+
+def peak_memory_gib(device: torch.device) -> float:
+    """Peak memory of this worker so far: on the GPU where there is one, else resident."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

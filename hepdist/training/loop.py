@@ -1,0 +1,97 @@
+"""The one visible training loop, the same for every task: what happens to a sample, in order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from hepdist.augment import augment, normalise
+from hepdist.recipe import Recipe
+from hepdist.shards.plan import Plan
+from hepdist.shards.stream import Stream
+from hepdist.tasks import Task
+from hepdist.training.batching import micro_batches, weigh
+from hepdist.training.checkpoint import Progress
+from hepdist.training.ema import EMA
+from hepdist.training.engine import set_learning_rate
+from hepdist.training.log import Log
+from hepdist.training.schedule import learning_rate
+
+
+@dataclass
+class Parts:
+    """What the loop puts to work; built in training/worker.py."""
+
+    recipe: Recipe
+    plan: Plan
+    statistics: dict[str, dict[str, Any]]
+    engine: Any
+    task: Task
+    stream: Stream
+    ema: EMA | None
+    log: Log
+    validate: Callable[[], dict[str, float]]
+    save: Callable[[Progress, bool], None]
+    """Write a checkpoint; True: it is the best so far."""
+
+
+def train(parts: Parts, progress: Progress) -> None:
+    """Train from `progress.cursor` to the end of the plan, or until validation stops improving."""
+    recipe, plan, engine, task, stream = parts.recipe, parts.plan, parts.engine, parts.task, parts.stream
+    while progress.cursor < plan.samples and not progress.finished:
+        epoch = progress.cursor // plan.order.rows
+        for batch in stream.epoch():  # the only place that waits for data
+            step = plan.step_at(progress.cursor)
+            lr = learning_rate(recipe.optim, step, plan.steps)
+            set_learning_rate(engine, lr)
+            batch = augment(normalise(weigh(batch), recipe.data.normalise, parts.statistics), recipe.augment, recipe.train.seed, epoch)
+            loss = optimise(parts, batch, global_rows=stream.cursor - progress.cursor, step=step)
+            if parts.ema:
+                parts.ema.update(step)
+            progress.cursor = stream.cursor  # samples, never steps: a short last batch counts what it holds
+            parts.log.step(step + 1, progress.cursor, loss, lr, stream.waited_s)
+            if recipe.train.checkpoint_every and (step + 1) % recipe.train.checkpoint_every == 0 and progress.cursor % plan.order.rows:
+                parts.save(progress, False)
+        if plan.validates(epoch):
+            scores = parts.validate()
+            parts.log.validation(plan.step_at(progress.cursor), progress.cursor, scores)
+            note(progress, scores[task.select], task.higher_is_better, recipe.train.patience)
+        progress.finished |= progress.cursor >= plan.samples
+        if plan.validates(epoch) or progress.finished:
+            parts.save(progress, progress.stale == 0)
+
+
+def optimise(parts: Parts, batch: dict[str, torch.Tensor], global_rows: int, step: int) -> torch.Tensor:
+    """One optimiser step over a worker's part of a global batch; returns its share of the batch's mean loss.
+
+    The loss is the sum of weighted sample losses over the global weight, so it does not matter how rows fall on workers
+    and micro-batches; the factor `world` undoes the engine's average over ranks.
+    """
+    engine, world = parts.engine, parts.stream.world
+    total = batch["weight"].sum()
+    dist.all_reduce(total)
+    micros = micro_batches(batch, largest_part=-(-global_rows // world), micro_batch=parts.recipe.train.micro_batch)
+    share = torch.zeros((), device=total.device)
+    for index, micro in enumerate(micros):
+        torch.manual_seed(hash((parts.recipe.train.seed, step, index, parts.stream.rank)))  # dropout: a function of the place in training
+        engine.set_gradient_accumulation_boundary(index == len(micros) - 1)
+        losses = parts.task.loss(engine, micro)
+        loss = (losses * micro["weight"]).sum() / total.clamp(min=1.0)
+        engine.backward(loss * world, scale_wrt_gas=False)
+        share += loss.detach()
+    engine.step()
+    return share
+
+
+def note(progress: Progress, score: float, higher_is_better: bool, patience: int) -> None:
+    """Remember whether this validation is the best one, and finish when patience is at its end."""
+    better = progress.best is None or (score > progress.best if higher_is_better else score < progress.best)
+    if better:
+        progress.best, progress.best_cursor, progress.stale = score, progress.cursor, 0
+    else:
+        progress.stale += 1
+    progress.finished = bool(patience) and progress.stale >= patience

@@ -1,0 +1,73 @@
+"""Everything that can be refused before a process starts: does the recipe fit the cohort, and the run the cluster."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from hepdist.errors import RecipeError, RunError
+from hepdist.recipe import Recipe
+from hepdist.shards.manifest import Manifest
+
+
+def fits_cohort(recipe: Recipe, manifest: Manifest) -> None:
+    """Raise RecipeError where the cohort lacks what the recipe needs."""
+    cohort, kind = recipe.data.cohort, recipe.task.kind
+    if not manifest.rows("train"):
+        raise RecipeError(f"cohort '{cohort}' has no train rows; ingest more patients or another split")
+    if not manifest.rows("val"):
+        raise RecipeError(f"cohort '{cohort}' has no val rows, so no checkpoint can be chosen; ingest with split=6,2,2")
+    if kind == "classification" and not manifest.label_names:
+        raise RecipeError(f"recipe key 'task.kind' is 'classification', but cohort '{cohort}' has no labels; ingest it with label=COLUMN")
+    if kind == "segmentation" and "mask" not in manifest.fields:
+        raise RecipeError(f"recipe key 'task.kind' is 'segmentation', but cohort '{cohort}' has no masks")
+    if recipe.data.emr and not manifest.emr:
+        raise RecipeError(f"recipe key 'data.emr' is true, but cohort '{cohort}' has no EMR columns; ingest it with emr=TABLE.csv")
+    if recipe.model.family != "mlp" and "image" not in manifest.fields:
+        raise RecipeError(
+            f"recipe key 'model.family' is '{recipe.model.family}', but cohort '{cohort}' has no images; use model.family=mlp"
+        )
+    if "image" in manifest.fields:
+        axes = len(manifest.fields["image"].shape) - 1
+        for key, flips in (("flip", recipe.augment.flip), ("test_flip", recipe.augment.test_flip)):
+            if any(axis >= axes for axis in flips):
+                raise RecipeError(f"recipe key 'augment.{key}' is {list(flips)}, but images of cohort '{cohort}' have axes 0 to {axes - 1}")
+
+
+def same_experiment(recipe: Recipe, manifest: Manifest, folder: Path) -> None:
+    """Raise RunError where `folder` holds another experiment under the same name, which a resume would spoil."""
+    stored = folder / "recipe.yaml"
+    if not stored.exists():
+        return
+    import yaml
+
+    before, now = yaml.safe_load(stored.read_text(encoding="utf-8")), json.loads(recipe.model_dump_json())
+    for section in ("task", "model", "augment", "optim"):
+        if before.get(section) != now[section]:
+            raise RunError(f"run '{recipe.name}' was started with another '{section}'; use another name=, or --fresh to start over")
+    for key in ("epochs", "seed", "global_batch"):
+        if before["train"].get(key) != now["train"][key]:
+            raise RunError(
+                f"run '{recipe.name}' was started with train.{key}={before['train'].get(key)}; use another name=, or --fresh to start over"
+            )
+    sums = folder / "cohort.sha256"
+    if sums.exists() and sums.read_text().strip() != manifest.sha256():
+        raise RunError(
+            f"run '{recipe.name}' was started on another state of cohort '{recipe.data.cohort}'; use another name=, or --fresh to start over"
+        )
+
+
+def fits_cluster(recipe: Recipe, cpus: float, gpus: float) -> str:
+    """'cuda' or 'cpu' for the workers; raise RecipeError where the cluster can never hold them."""
+    train = recipe.train
+    if train.device == "cuda" and gpus < train.workers:
+        raise RecipeError(
+            f"recipe key 'train.workers' is {train.workers}, but the cluster has {gpus:g} GPUs; use train.workers={max(1, int(gpus))} or train.device=cpu"
+        )
+    needed = train.workers * train.cpus_per_worker
+    if needed > cpus:
+        fitting = max(1, int(cpus / train.cpus_per_worker))
+        raise RecipeError(
+            f"recipe key 'train.workers' is {train.workers}, but the cluster has {cpus:g} CPUs and each worker takes {train.cpus_per_worker:g}; use train.workers={fitting} or a larger cluster"
+        )
+    return "cuda" if train.device == "cuda" or (train.device == "auto" and gpus >= train.workers) else "cpu"

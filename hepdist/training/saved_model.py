@@ -1,0 +1,85 @@
+"""`runs/<name>/model/`: the best weights with all that is needed to run them, loadable without Ray, DeepSpeed or the cohort."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from hepdist.errors import RunError
+from hepdist.models import build
+from hepdist.recipe import Recipe
+from hepdist.shards.format import TensorField
+from hepdist.shards.manifest import EMRColumn, Manifest
+from hepdist.spec import parse
+from hepdist.training.checkpoint import verify, write_sums
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What a model expects and answers: taken from the cohort it was trained on."""
+
+    tensors: dict[str, dict[str, Any]]
+    label_names: tuple[str, ...]
+    multilabel: bool
+    emr: tuple[EMRColumn, ...]
+    normalisation: dict[str, dict[str, Any]]
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> Signature:
+        return cls(manifest.tensors, manifest.label_names, manifest.multilabel, manifest.emr, manifest.normalisation)
+
+    @property
+    def fields(self) -> dict[str, TensorField]:
+        return {name: TensorField.from_json(name, meaning) for name, meaning in self.tensors.items()}
+
+
+def build_model(recipe: Recipe, signature: Signature) -> nn.Module:
+    """The recipe's network for data of this signature, initialised from train.seed."""
+    torch.manual_seed(recipe.train.seed)
+    classes = len(signature.fields["mask"].classes) if recipe.task.kind == "segmentation" else len(signature.label_names)
+    return build(recipe.model, signature.fields, classes, signature.emr)
+
+
+def save_model(run: Path, weights: dict[str, torch.Tensor], recipe: Recipe, signature: Signature, samples: int) -> None:
+    """Replace `run/model` as a whole."""
+    part, final, old = run / ".model.part", run / "model", run / ".model.old"
+    for folder in (part, old):
+        shutil.rmtree(folder, ignore_errors=True)
+    part.mkdir(parents=True)
+    save_file(weights, part / "model.safetensors")
+    (part / "recipe.yaml").write_text(recipe.dump(), encoding="utf-8")
+    (part / "normalisation.json").write_text(json.dumps(signature.normalisation, indent=1))
+    (part / "signature.json").write_text(
+        json.dumps({**asdict(signature), "samples": samples}, indent=1, ensure_ascii=False), encoding="utf-8"
+    )
+    write_sums(part)
+    if final.exists():
+        final.rename(old)
+    part.rename(final)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def load_model(run: str | Path) -> tuple[nn.Module, Recipe, Signature]:
+    """The best model of a run in evaluation mode, its recipe and its signature. Raises RunError where there is none."""
+    folder = Path(run) / "model"
+    if not folder.is_dir():
+        raise RunError(
+            f"run '{run}' has no trained model yet (no model/ folder); train it with: hepdist train RECIPE name={Path(run).name}"
+        )
+    verify(folder)
+    recipe: Recipe = parse(Recipe, yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8")))
+    values = json.loads((folder / "signature.json").read_text(encoding="utf-8"))
+    values.pop("samples")
+    emr = tuple(EMRColumn(**{**c, "categories": tuple(c["categories"])}) for c in values.pop("emr"))
+    signature = Signature(**{**values, "label_names": tuple(values["label_names"])}, emr=emr)
+    model = build_model(recipe, signature)
+    model.load_state_dict(load_file(folder / "model.safetensors"))
+    return model.eval(), recipe, signature

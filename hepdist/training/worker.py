@@ -1,0 +1,137 @@
+"""What one worker process does: build the parts from the recipe, take up the run where its folder stands, train, report."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from hepdist.augment import normalise
+from hepdist.recipe import Recipe
+from hepdist.shards.manifest import Manifest
+from hepdist.shards.plan import Plan
+from hepdist.shards.read import columns_of
+from hepdist.shards.stream import Batch, Stream
+from hepdist.spec import parse
+from hepdist.tasks import build as build_task
+from hepdist.training import checkpoint as checkpoints
+from hepdist.training import engine as engines
+from hepdist.training.checkpoint import Checkpoint, Progress
+from hepdist.training.ema import EMA
+from hepdist.training.log import Log
+from hepdist.training.loop import Parts, train
+from hepdist.training.saved_model import Signature, build_model, save_model
+
+
+def plan_of(recipe: Recipe, manifest: Manifest) -> Plan:
+    """The run's plan: a pure function of the recipe and the manifest."""
+    return Plan(
+        cohort=str(Path(recipe.data.cohort).resolve()),
+        columns=columns_of(recipe, manifest),
+        train_group_rows=tuple(int(rows) for shard in manifest.of("train") for rows in shard.row_groups),
+        val_rows=manifest.rows("val"),
+        row_bytes=manifest.row_bytes(),
+        seed=recipe.train.seed,
+        epochs=recipe.train.epochs,
+        global_batch=recipe.train.global_batch,
+        validate_every=recipe.train.validate_every,
+        validation_batch=recipe.evaluation.batch,
+        window_mib=recipe.data.window_mib,
+    )
+
+
+def work(config: dict[str, Any]) -> None:
+    """The training function that Ray Train runs on each worker; `config` is {'recipe', 'folder', 'device'}."""
+    warm = threading.Thread(target=_import_while_waiting, daemon=True)
+    warm.start()
+    recipe: Recipe = parse(Recipe, config["recipe"])
+    folder = Path(config["folder"])
+    device = torch.device("cuda", torch.cuda.current_device()) if config["device"] == "cuda" else torch.device("cpu")
+    rank, world = dist.get_rank(), dist.get_world_size()
+    manifest = Manifest.load(recipe.data.cohort)
+    plan, signature = plan_of(recipe, manifest), Signature.of(manifest)
+
+    found = _newest_checkpoint(folder, rank)
+    state = checkpoints.load(found) if found else None
+    progress = state.progress if state else Progress()
+    stream = Stream(plan, manifest, progress.cursor, rank, world, device, readers=recipe.data.readers)  # reads while the engine is built
+
+    model = build_model(recipe, signature).to(device)
+    if recipe.train.compile:
+        model.compile()
+    largest = -(-recipe.train.global_batch // world)
+    engine = engines.build_engine(model, recipe, min(largest, recipe.train.micro_batch or largest), device)
+    ema = EMA(engine, recipe.optim.ema) if recipe.optim.ema else None
+    if state:
+        engines.restore(engine, state.weights, state.optimizer, example_inputs(model.inputs, signature, device))
+        if ema and state.ema:
+            ema.load(state.ema)
+    task = build_task(recipe, manifest)
+    log = Log(folder, rank, device, progress.cursor, plan.order.rows, plan.order.batches)
+    judge = build_model(recipe, signature).to(device).eval()  # a plain copy: the engine's stage does not matter to it
+
+    def weights_to_judge() -> dict[str, torch.Tensor]:
+        whole = engines.whole_weights(engine)
+        return {**whole, **ema.state()} if ema else whole
+
+    def validate() -> dict[str, float]:
+        judge.load_state_dict(weights_to_judge())
+        parts = [
+            task.predict(judge, normalise(batch, recipe.data.normalise, manifest.normalisation)) | _truth(batch)
+            for batch in stream.validation()
+        ]
+        return task.score(_gather(parts))
+
+    def save(progress: Progress, best: bool) -> None:
+        state = Checkpoint(progress, engines.whole_weights(engine), engines.whole_optimizer(engine), ema.state() if ema else None)
+        if rank == 0:
+            texts = {"recipe.yaml": recipe.dump(), "normalisation.json": json.dumps(manifest.normalisation, indent=1)}
+            if best:
+                save_model(folder, {**state.weights, **(state.ema or {})}, recipe, signature, progress.cursor)
+            checkpoints.save(folder / "checkpoints", state, texts)
+            checkpoints.prune(folder / "checkpoints", recipe.train.keep, progress.best_cursor)
+        dist.barrier()
+
+    train(Parts(recipe, plan, manifest.normalisation, engine, task, stream, ema, log, validate, save), progress)
+    stream.close()
+    log.close()
+
+
+def example_inputs(inputs: tuple[str, ...], signature: Signature, device: torch.device) -> tuple[torch.Tensor, ...]:
+    """Zeros of one sample, as the model's forward takes them after normalisation."""
+    fields = signature.fields
+    return tuple(
+        torch.zeros(1, *fields[name].shape, dtype=torch.uint8 if name == "emr_missing" else torch.float32, device=device) for name in inputs
+    )
+
+
+def _import_while_waiting() -> None:
+    """DeepSpeed takes seconds to import; start while the manifest and the checkpoint are read."""
+    import deepspeed  # noqa: F401
+
+
+def _newest_checkpoint(folder: Path, rank: int) -> Path | None:
+    """Rank 0 looks, so that all ranks take the same one even if a damaged one is set aside meanwhile."""
+    choice = [checkpoints.intact(folder / "checkpoints") if rank == 0 else None]
+    dist.broadcast_object_list(choice, src=0)
+    return choice[0]
+
+
+def _truth(batch: Batch) -> dict[str, np.ndarray]:
+    return {name: batch[name].cpu().numpy() for name in ("row", "label") if name in batch}
+
+
+def _gather(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Every rank's rows, once each, in row order, on every rank."""
+    mine = {name: np.concatenate([p[name] for p in parts]) for name in parts[0]} if parts else {}
+    everyone: list[dict[str, np.ndarray]] = [{}] * dist.get_world_size()
+    dist.all_gather_object(everyone, mine)
+    filled = [rows for rows in everyone if rows]
+    whole = {name: np.concatenate([rows[name] for rows in filled]) for name in filled[0]}
+    order = np.argsort(whole["row"])
+    return {name: values[order] for name, values in whole.items()}
