@@ -5,7 +5,9 @@ Nothing heavy is imported here: `hepdist --help` must not pay for torch and Ray.
 
 from __future__ import annotations
 
+import json
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -76,14 +78,20 @@ def phantom(
     folder: Annotated[str, typer.Argument(metavar="OUT", help="New folder for the DICOM files and tables.")],
     patients: Annotated[int, typer.Option(help="Number of patients.", min=1)] = 200,
     seed: Annotated[int, typer.Option(help="The same seed writes the same files.", min=0)] = 0,
+    ct: Annotated[bool, typer.Option(help="Also write CT series with liver masks, for one patient in four.")] = True,
 ) -> None:
     """Write a made-up hepatitis cohort: DICOM X-rays, CT with liver masks, EMR tables."""
-    from pathlib import Path
-
+    from hepdist.console import out, progress
     from hepdist.phantom import write_phantom
 
-    write_phantom(Path(folder), patients, seed)
-    print(folder)
+    with progress("phantom") as report:
+        summary = write_phantom(Path(folder), patients, seed, ct=ct, progress=report)
+    best = ", ".join(f"{name} {scores['auroc']:.3f}" for name, scores in summary.bayes.items())
+    out.print(
+        f"{folder}: {summary.patients} patients ({summary.hepatitis} with hepatitis), {summary.xrays} X-rays, {summary.ct_series} CT series,"
+        f" {summary.visits} visits; best possible AUROC: {best}",
+        soft_wrap=True,
+    )
 
 
 @app.command()
@@ -142,7 +150,10 @@ def train(
     from hepdist.training.launch import train as run
 
     folder = run(loaded, fresh=fresh)
-    _show_scores(folder)
+    if loaded.evaluation.splits:
+        _show(json.loads((folder / "result.json").read_text(encoding="utf-8")), folder)
+    else:
+        print(f"run: {folder}")
 
 
 @app.command()
@@ -159,34 +170,25 @@ def evaluate(
         check_path("--cohort", cohort)
 
     from hepdist.evaluation.evaluate import evaluate as score
+    from hepdist.shards.manifest import Manifest
 
     result = score(run, split=split, cohort=cohort)
-    _show(result)
+    _show(result, Path(run) / "external" / Manifest.load(cohort).name if cohort else Path(run))
 
 
 @app.command()
-def demo() -> None:
+def demo(
+    overrides: Overrides = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start over instead of going on.")] = False,
+) -> None:
     """Phantom cohort, ingest, 2 DeepSpeed workers, evaluation and report; about 4 minutes on 2 cores."""
     from hepdist.demo import run_demo
 
-    run_demo()
+    run_demo(overrides, fresh=fresh)
 
 
-def _show_scores(folder: Any) -> None:
-    import json
-    from pathlib import Path
-
-    from hepdist.console import out
-
-    result = Path(folder) / "result.json"
-    if result.is_file():
-        _show(json.loads(result.read_text(encoding="utf-8")))
-        out.print(f"report: {Path(folder) / 'report.html'}", soft_wrap=True)
-    else:
-        out.print(f"run: {folder}", soft_wrap=True)
-
-
-def _show(result: dict[str, Any]) -> None:
+def _show(result: dict[str, Any], folder: Path) -> None:
     from hepdist.console import out, score_table
 
     out.print(score_table(result))
+    out.print(f"report: {folder / 'report.html'}", soft_wrap=True)
