@@ -23,7 +23,7 @@ from hepdist.evaluation.metrics import (
     multilabel_scores,
     segmentation_scores,
 )
-from hepdist.evaluation.result import summarise, write_result
+from hepdist.evaluation.result import read_result, summarise, write_result
 
 
 def binary(rows: int = 624, seed: int = 0, decimals: int = 2) -> tuple[np.ndarray, np.ndarray]:
@@ -299,7 +299,14 @@ def test_result_json_is_valid_json_without_nan(tmp_path) -> None:
         raise AssertionError(f"{constant} is not JSON")
 
     result = json.loads(path.read_text(), parse_constant=refuse)
-    assert list(result) == ["task", "split", "train", "cohort_sha256", "seed", "threshold"]
+    assert read_result(tmp_path) == result
+    assert list(result) == ["task", "split", "train", "cohort_sha256", "seed", "versions", "threshold"]
+    assert result["versions"]["torch"] == torch.__version__
     assert result["split"]["test"]["auroc"] is None
     assert result["split"]["test"]["auroc_ci"] == [None, None]
     assert result["train"] == {"epochs": 2, "samples": 40, "samples_per_s": None, "data_wait_share": 0.5, "workers": 2, "wall_s": 1.5}
+
+
+def test_run_without_scores_says_how_to_get_them(tmp_path) -> None:
+    with pytest.raises(RunError, match=r"has no result\.json; score it with: hepdist evaluate"):
+        read_result(tmp_path)

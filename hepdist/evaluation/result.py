@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from hepdist.errors import RunError
 from hepdist.evaluation.bootstrap import Interval, intervals
 from hepdist.evaluation.metrics import classification_scores, multilabel_scores, segmentation_scores
+from hepdist.evaluation.provenance import versions
 
 RESULT = "result.json"
 
@@ -64,9 +65,10 @@ def write_result(
     """Write result.json (aside, then renamed) and return its path; nan and infinities become null, so that it is valid JSON.
 
     split: blocks of `summarise` by split. train: epochs, samples, samples_per_s, data_wait_share, workers, wall_s. facts: further
-    top-level entries, such as `threshold` {"value", "rule"}, `label_names` and `positive`, the name of the positive class.
+    top-level entries, such as `threshold` {"value", "rule"}, `label_names` and `positive`, the name of the positive class; `versions`
+    are those of this process.
     """
-    values = {"task": task, "split": split, "train": train, "cohort_sha256": cohort_sha256, "seed": seed, **facts}
+    values = {"task": task, "split": split, "train": train, "cohort_sha256": cohort_sha256, "seed": seed, "versions": versions(), **facts}
     path = run_folder / RESULT
     part = run_folder / f".{RESULT}.part"
     part.write_text(json.dumps(plain(values), indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")

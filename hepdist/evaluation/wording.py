@@ -1,0 +1,161 @@
+"""How scores are said to people: titles, meanings, digits and the sentence at the top of the page; the numbers come from result.json."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Score:
+    """One score of one split, ready to be shown."""
+
+    key: str
+    title: str
+    value: str
+    interval: str
+    """'0.962 to 0.984'; empty where there is none."""
+    bar: tuple[float, float, float] | None
+    """Low, value and high in percent of the scale; None for scores without an upper end."""
+    scale: tuple[str, str]
+    """Ends of the bar's scale."""
+
+
+@dataclass(frozen=True)
+class Meaning:
+    title: str
+    text: str
+    unit: str = ""
+    low: float = 0.0
+    """Where the bar begins: what guessing gives, for ranks."""
+    bounded: bool = True
+
+
+MEANINGS = {
+    "auroc": Meaning("AUROC", "Chance that a positive case is given a higher probability than a negative one; 0.5 is guessing.", low=0.5),
+    "average_precision": Meaning("Average precision", "Area under precision over recall; guessing gives the prevalence."),
+    "balanced_accuracy": Meaning("Balanced accuracy", "Mean over classes of the share recognised; not moved by prevalence."),
+    "accuracy": Meaning("Accuracy", "Share of cases decided rightly."),
+    "sensitivity": Meaning("Sensitivity", "Share of positive cases that are called positive."),
+    "specificity": Meaning("Specificity", "Share of negative cases that are called negative."),
+    "ppv": Meaning("PPV", "Share of positive calls that are right, at this split's prevalence."),
+    "npv": Meaning("NPV", "Share of negative calls that are right, at this split's prevalence."),
+    "f1": Meaning("F1", "Harmonic mean of sensitivity and PPV."),
+    "brier": Meaning("Brier score", "Mean squared error of the probabilities; 0 is perfect."),
+    "ece": Meaning("Calibration error", "Mean gap between stated probability and observed frequency over 15 bins (ECE); 0 is perfect."),
+    "dice": Meaning("Dice", "Overlap of predicted and true region, 1 is perfect; mean over classes of the mean over cases."),
+    "hd95": Meaning(
+        "HD95", "95th percentile of the distance between the two surfaces, in millimetres; 0 is perfect.", unit=" mm", bounded=False
+    ),
+    "hd95_infinite_share": Meaning("HD95 undefined", "Share of (case, class) pairs where one side is empty: left out of HD95."),
+    "volume_bias_ml": Meaning("Volume bias", "Mean of predicted minus true volume.", unit=" ml", bounded=False),
+    "volume_error_ml": Meaning("Volume error", "Mean absolute difference of the volumes.", unit=" ml", bounded=False),
+}
+
+HEADLINES = {
+    "binary": ("auroc", "balanced_accuracy", "sensitivity", "specificity"),
+    "classes": ("auroc", "balanced_accuracy", "accuracy", "ece"),
+    "segmentation": ("dice", "hd95"),
+}
+
+
+def score(block: dict[str, Any], key: str) -> Score:
+    """The score `key` of a block of result.json."""
+    meaning = MEANINGS[key]
+    value, interval = block.get(key), block.get(f"{key}_ci", [None, None])
+    known = value is not None and interval[0] is not None
+    bar = None
+    if known and meaning.bounded:
+        low, middle, high = (100 * min(max((v - meaning.low) / (1 - meaning.low), 0), 1) for v in (interval[0], value, interval[1]))
+        bar = (low, middle, high)
+    return Score(key, meaning.title, number(value, meaning.unit), span(interval, meaning.unit), bar, (f"{meaning.low:g}", "1"))
+
+
+def scores_of(block: dict[str, Any]) -> list[Score]:
+    """Every scalar score of a block, in the order of MEANINGS."""
+    return [score(block, key) for key in MEANINGS if key in block]
+
+
+def class_table(block: dict[str, Any]) -> tuple[list[str], list[tuple[str, list[Score]]]]:
+    """Titles of the scores by class, and for each class its name and scores; empty where there are none."""
+    keys = [key for key in MEANINGS if f"{key}_per_class" in block]
+    names = list(block[f"{keys[0]}_per_class"]) if keys else []
+    rows = []
+    for name in names:
+        single = {key: block[f"{key}_per_class"][name] for key in keys}
+        bounds = {f"{key}_ci": block[f"{key}_per_class_ci"][name] for key in keys}
+        rows.append((name, [score(single | bounds, key) for key in keys]))
+    return [MEANINGS[key].title for key in keys], rows
+
+
+def number(value: float | None, unit: str = "") -> str:
+    """Three decimals, two where there is a unit; a dash where the score is undefined."""
+    if value is None:
+        return "–"
+    return f"{value:.2f}{unit}" if unit else f"{value:.3f}"
+
+
+def span(interval: list[float | None], unit: str = "") -> str:
+    return (
+        ""
+        if interval[0] is None
+        else f"{number(interval[0])} to {number(interval[1])}"
+        if not unit
+        else f"{interval[0]:.2f} to {interval[1]:.2f}{unit}"
+    )
+
+
+def counted(count: int, noun: str) -> str:
+    """'1 image', '1,204 images'."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def threshold_sentence(threshold: dict[str, Any], positive: str | None) -> str:
+    """How a decision is made, and when the threshold was set."""
+    what = f"counts as {positive}" if positive else "counts as positive"
+    when = (
+        "a threshold fixed before training"
+        if threshold["rule"] == "half"
+        else "the threshold with the best balanced accuracy on the validation split"
+    )
+    return f"A case {what} from a predicted probability of {threshold['value']:.3g}: {when}. The scored cases had no part in it."
+
+
+def cautions(block: dict[str, Any], result: dict[str, Any], split: str, noun: str) -> list[str]:
+    """What a careful reader should know before quoting the scores."""
+    found = []
+    if block["patients"] < 50:
+        found.append(f"Only {counted(block['patients'], 'patient')} were scored: the intervals are wide and themselves uncertain.")
+    if block["unlabelled"]:
+        found.append(f"{counted(block['unlabelled'], noun)} of this split have no label and were not scored.")
+    for name, skipped in block["resamples_skipped"].items():
+        title = MEANINGS[name.removesuffix("_per_class")].title
+        if not name.endswith("_per_class") and skipped > block["resamples"] / 100:
+            found.append(f"{title} could not be computed in {skipped} of {block['resamples']} resamples, which its interval leaves out.")
+    if block.get("hd95_infinite_share"):
+        found.append(
+            f"In {block['hd95_infinite_share']:.1%} of (case, class) pairs only one of truth and prediction is empty; HD95 leaves them out."
+        )
+    main = "dice" if result["task"] == "segmentation" else "auroc"
+    validation = result["split"].get("val", {})
+    if split == "test" and validation.get(main) is not None and block.get(main) is not None:
+        low, high = validation[f"{main}_ci"], block[f"{main}_ci"]
+        if None not in (*low, *high) and low[0] > high[1]:
+            found.append(
+                f"{MEANINGS[main].title} is {number(validation[main])} on validation and {number(block[main])} here, and the intervals do not"
+                " overlap: the two splits differ, or the model was tuned to validation."
+            )
+    return found
+
+
+def prevalence_caution(block: dict[str, Any], train: dict[str, int], split: str) -> list[str]:
+    """A sentence where the class shares of the scored split are more than 5 points from those of the train split."""
+    here, total = block.get("classes", {}), sum(train.values())
+    scored = sum(here.values())
+    if not here or not total or not scored:
+        return []
+    name = max(here, key=lambda n: abs(here[n] / scored - train.get(n, 0) / total))
+    now, then = here[name] / scored, train.get(name, 0) / total
+    if abs(now - then) <= 0.05:
+        return []
+    return [f"{name} makes up {now:.0%} of {split} and {then:.0%} of train: PPV, NPV and calibration depend on that share."]
