@@ -14,6 +14,9 @@ from functools import cached_property, lru_cache
 
 import numpy as np
 
+OF_GROUPS, WITHIN_WINDOWS = 1, 2
+"""Domains of the random draws: NumPy seeds (s, e) and (s, e, 0) alike, so each purpose needs a prefix of its own."""
+
 
 @dataclass(frozen=True)
 class Order:
@@ -48,7 +51,7 @@ class Order:
         first = window * self.window_batches * self.global_batch
         last = min(first + self.window_batches * self.global_batch, self.rows)
         line = self._line(epoch, first, last)
-        draw = np.random.default_rng((self.seed, epoch, window))
+        draw = np.random.default_rng((WITHIN_WINDOWS, self.seed, epoch, window))
         if self.windows == 1:
             return draw.permutation(line)
         return self._deal(line, draw)
@@ -95,7 +98,7 @@ class _Groups:
 @lru_cache(maxsize=4)
 def _shuffled_groups(groups: _Groups, seed: int, epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """An epoch's row-group order, the ends of the groups in that order, and each group's first row in manifest order."""
-    order = np.random.default_rng((seed, epoch)).permutation(len(groups.array))
+    order = np.random.default_rng((OF_GROUPS, seed, epoch)).permutation(len(groups.array))
     return order, np.cumsum(groups.array[order]), np.cumsum(groups.array) - groups.array
 
 

@@ -9,9 +9,9 @@ import time
 from pathlib import Path
 
 from hepdist.cluster import connect
-from hepdist.errors import CohortError
+from hepdist.ingest.check import check_cohort
 from hepdist.recipe import Recipe
-from hepdist.shards.manifest import Manifest, damaged_shards
+from hepdist.shards.manifest import Manifest
 from hepdist.training.checkpoint import intact
 from hepdist.training.preflight import fits_cluster, fits_cohort, same_experiment
 
@@ -25,7 +25,7 @@ def train(recipe: Recipe, *, fresh: bool = False) -> Path:
     folder = recipe.folder
     manifest = Manifest.load(recipe.data.cohort)
     fits_cohort(recipe, manifest)
-    _refuse_bad_cohort(recipe, manifest)
+    check_cohort(recipe.data.cohort, manifest)  # a patient in two splits, a missing shard: before anything starts
     if fresh:
         shutil.rmtree(folder, ignore_errors=True)
     same_experiment(recipe, manifest, folder)
@@ -89,10 +89,3 @@ def fit(recipe: Recipe, folder: Path, device: str, samples: int) -> None:
         trainer.fit()
     shutil.rmtree(folder / ".ray", ignore_errors=True)
 
-
-def _refuse_bad_cohort(recipe: Recipe, manifest: Manifest) -> None:
-    from hepdist.ingest.check import check_cohort
-
-    check_cohort(Path(recipe.data.cohort), manifest)
-    for shard, reason in damaged_shards(recipe.data.cohort, manifest):
-        raise CohortError(f"shard '{shard.path}' of cohort '{recipe.data.cohort}' is damaged ({reason}); ingest the cohort again")
