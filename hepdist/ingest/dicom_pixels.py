@@ -12,7 +12,13 @@ from pydicom.encaps import generate_frames
 from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut, apply_windowing, pixel_array
 from pydicom.pixels.decoders.rle import _rle_decode_segment
 from pydicom.pixels.utils import get_expected_length
-from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    RLELossless,
+)
 
 from hepdist.ingest.dicom_header import Refused, functional_group, opened, quiet
 from hepdist.ingest.files import Files
@@ -22,6 +28,7 @@ LARGEST = 2 << 30
 GREY = np.array([0.299, 0.587, 0.114])
 """Weights of red, green and blue: the luminance of ITU-R BT.601, which DICOM's YBR_FULL has as its Y."""
 DEFLATED_FRAMES = "1.2.840.10008.1.2.8.1"
+UNCOMPRESSED = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian)
 PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 
 
@@ -50,7 +57,7 @@ def decode(dataset: Dataset) -> np.ndarray:
         expected = get_expected_length(dataset) if "PixelData" in dataset else 0
         if expected > LARGEST:
             raise Refused("too-large", f"the header claims {expected >> 20} MiB of pixels, more than the {LARGEST >> 20} MiB accepted")
-        if "PixelData" in dataset and not syntax.is_compressed and len(dataset.PixelData) < expected:
+        if "PixelData" in dataset and syntax in UNCOMPRESSED and len(dataset.PixelData) < expected:
             raise Refused("truncated", f"{len(dataset.PixelData)} bytes of pixel data where {expected} are declared")
         with quiet():
             if (dataset.get("BitsAllocated") == 1 and syntax == RLELossless) or syntax == DEFLATED_FRAMES:
@@ -60,7 +67,7 @@ def decode(dataset: Dataset) -> np.ndarray:
     except Refused:
         raise
     except Exception:  # every plug-in raises its own; the messages may quote the file
-        name = syntax.name if UID(syntax).is_transfer_syntax and not syntax.is_private else "an unknown transfer syntax"
+        name = "an unknown transfer syntax" if syntax.name == str(syntax) else syntax.name  # a UID without a name could be anything
         raise Refused("decode", f"the pixel data can't be decoded ({name})") from None
     return pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
 

@@ -7,6 +7,7 @@ import difflib
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -162,7 +163,7 @@ def _read(path: Path, header: tuple[str, ...]) -> tuple[list[str], list[list[str
     kind = path.suffix.lower()
     if kind == ".parquet":
         names, records = _read_parquet(path)
-    elif kind in (".xlsx", ".xlsm", ".xls"):
+    elif kind in (".xlsx", ".xlsm"):
         names, records = _read_excel(path, bool(header))
     elif kind in (".csv", ".tsv", ".tab", ".txt", ".data"):
         names, records = _read_text(path, bool(header))
@@ -210,13 +211,13 @@ def _read_parquet(path: Path) -> tuple[list[str], list[list[str]]]:
 
 
 def _read_excel(path: Path, headless: bool) -> tuple[list[str], list[list[str]]]:
+    if find_spec("openpyxl") is None:
+        raise IngestError(f"table '{path}' is an Excel file, which needs openpyxl; pip install openpyxl, or save it as CSV")
     import pandas
 
     try:
-        frame = pandas.read_excel(path, header=None, dtype=object)
-    except ImportError:
-        raise IngestError(f"table '{path}' is an Excel file, which needs openpyxl; pip install openpyxl, or save it as CSV") from None
-    except Exception:  # each engine raises its own
+        frame = pandas.read_excel(path, header=None, dtype=object, engine="openpyxl")
+    except Exception:  # a damaged file can make the reader raise anything
         raise IngestError(f"table '{path}' is no valid Excel file; save it as CSV") from None
     lines = [[_text(value) for value in record] for record in frame.itertuples(index=False)]
     return ([], lines) if headless else (lines[0] if lines else [], lines[1:])
