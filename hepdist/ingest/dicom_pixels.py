@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import io
 import zlib
-from typing import Any, cast
 
 import numpy as np
 import pydicom
@@ -20,7 +20,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from hepdist.ingest.dicom_header import Refused, functional_group, opened, quiet
+from hepdist.ingest.dicom_header import Refused, functional_group, quiet
 from hepdist.ingest.files import Files
 
 LARGEST = 2 << 30
@@ -35,8 +35,8 @@ PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 def read_pixels(files: Files, name: str) -> tuple[Dataset, np.ndarray]:
     """The dataset of one file and its decoded pixels (see `decode`). Raises Refused."""
     try:
-        with quiet(), opened(files, name) as stream:
-            dataset = pydicom.dcmread(cast(Any, stream), force=True)
+        with quiet():
+            dataset = pydicom.dcmread(io.BytesIO(files.read(name)), force=True)
     except Exception:  # a damaged file can make the parser raise anything; its message may quote the file
         raise Refused("damaged-header", "the DICOM file can't be parsed") from None
     return dataset, decode(dataset)
