@@ -73,7 +73,7 @@ class Audit:
 
 def findings_of(sample: Sample | Staged, outcome: str, check: str = "", reason: str = "") -> list[Finding]:
     """The same finding for each file of a sample; one that is a part of a larger file is named by its key."""
-    return [Finding(name, outcome, check, reason) for name in sample.files or (f"#{sample.key}",)]
+    return [Finding(name, outcome, check, reason, sample.study, sample.series) for name in sample.files or (f"#{sample.key}",)]
 
 
 def _named(names: Pseudonyms, kind: str, raw: str) -> str:

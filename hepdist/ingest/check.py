@@ -28,7 +28,9 @@ def check_cohort(folder: str | Path, manifest: Manifest) -> None:
                 with pq.ParquetFile(path) as file:
                     groups = tuple(file.metadata.row_group(g).num_rows for g in range(file.metadata.num_row_groups))
                     if groups != shard.row_groups:
-                        raise CohortError(f"cohort '{name}': {shard.path} has row groups of {list(groups)}, not those of the manifest; ingest it again")
+                        raise CohortError(
+                            f"cohort '{name}': {shard.path} has row groups of {list(groups)}, not those of the manifest; ingest it again"
+                        )
                     if tensor_fields(file.schema_arrow) != manifest.fields:
                         raise CohortError(f"cohort '{name}': {shard.path} has other tensor columns than the manifest; ingest it again")
                     rows = file.read(columns=["patient", "split"])

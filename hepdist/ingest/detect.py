@@ -3,25 +3,46 @@
 from __future__ import annotations
 
 from hepdist.errors import IngestError
-from hepdist.ingest import decathlon, medmnist
+from hepdist.ingest import decathlon, images, medmnist
 from hepdist.ingest.files import Files, is_hidden
 from hepdist.ingest.sample import Source
 from hepdist.ingest.spec import IngestSpec
 
-PROBED = 200
-"""Files opened to look for DICOM's magic number, where names say nothing."""
+PREAMBLE, MAGIC = 128, b"DICM"
+PROBED = 100
+"""Files without DICOM's preamble that are parsed in search of an older DICOM one, before the source counts as unknown."""
 
 
-def open_source(files: Files, spec: IngestSpec) -> Source:
-    """The reader for what is there. Raises IngestError."""
-    visible = [name for name in files.names if not is_hidden(name)]
+def open_source(files: Files, spec: IngestSpec, skip: frozenset[str] = frozenset()) -> Source:
+    """The reader for what is there; skip: files that are read by another door, such as the EMR table. Raises IngestError."""
+    visible = [name for name in files.names if not is_hidden(name) and name not in skip]
     if not visible:
         raise IngestError("the source holds no files; give a folder or archive that does")
-    if len(files.names) == 1 and visible[0].lower().endswith(".npz"):
+    if len(visible) == 1 and visible[0].lower().endswith(".npz"):
         return medmnist.MedMNISTSource(files, spec)
     if decathlon.has_pairs(visible):
         return decathlon.DecathlonSource(files, spec)
+    pictures = [name for name in visible if images.is_picture(name)]
+    if _has_dicom(files, [name for name in visible if not images.is_picture(name)], thorough=not pictures):
+        from hepdist.ingest.dicom import DicomSource  # pydicom and its decoders take a second to import
+
+        return DicomSource(files, modality=spec.modality, allow_burned_in=spec.allow_burned_in, display=spec.display, skip=skip)
+    if pictures:
+        return images.ImageSource(files, spec, skip)
     raise IngestError(
         "the source is of no known kind; give a DICOM folder, a MedMNIST .npz, a folder or tar of NIfTI pairs (imagesTr, labelsTr),"
         " or images with masks, class folders, or a label table"
     )
+
+
+def _has_dicom(files: Files, names: list[str], thorough: bool) -> bool:
+    """Whether any file says that it is DICOM, by its name or by its preamble; thorough: or can be parsed as such."""
+    if any(name.lower().endswith((".dcm", ".dicom")) for name in names):
+        return True
+    if any(files.head(name, PREAMBLE + len(MAGIC))[PREAMBLE:] == MAGIC for name in names):
+        return True
+    if not thorough:
+        return False
+    from hepdist.ingest.dicom_header import Header, read_header
+
+    return any(isinstance(read_header(files, name), Header) for name in names[:PROBED])

@@ -10,12 +10,13 @@ import shutil
 import tarfile
 import tempfile
 import threading
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import IO
 
 from hepdist.errors import IngestError
 
-COMPRESSED = {b"\x1f\x8b": gzip.open, b"\xfd7zXZ": lzma.open}
+COMPRESSED: dict[bytes, Callable[[Path], IO[bytes]]] = {b"\x1f\x8b": gzip.GzipFile, b"\xfd7zXZ": lzma.LZMAFile}
 
 
 class Files:
@@ -85,15 +86,15 @@ class Files:
         with open(self.path, "rb") as file:
             magic = file.read(6)
         opener = next((o for m, o in COMPRESSED.items() if magic.startswith(m)), None)
-        try:
+        try:  # the archive stays open for as long as this object lives
             if opener is None:
-                plain = open(self.path, "rb")
+                plain = open(self.path, "rb")  # noqa: SIM115
             else:  # members are read in any order, which a compressed archive answers by unpacking from its start each time
-                plain = tempfile.TemporaryFile()
+                plain = tempfile.TemporaryFile()  # noqa: SIM115
                 with opener(self.path) as packed:
                     shutil.copyfileobj(packed, plain, 1 << 20)
                 plain.seek(0)
-            self._tar = tarfile.open(fileobj=plain)
+            self._tar = tarfile.open(fileobj=plain)  # noqa: SIM115
             for member in self._tar:
                 if member.isfile():
                     self._members[str(PurePosixPath(member.name))] = member

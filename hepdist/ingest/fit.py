@@ -190,7 +190,7 @@ def _resize_plane(image: np.ndarray, step: np.ndarray, shape: tuple[int, ...], *
     box = (0.0, 0.0, shape[1] * step[1], shape[0] * step[0])
     box = (0.0, 0.0, min(box[2], image.shape[2]), min(box[3], image.shape[1]))
     method = Image.Resampling.BILINEAR if smooth else Image.Resampling.NEAREST
-    return np.stack([np.asarray(Image.fromarray(channel, "F").resize(shape[::-1], method, box=box)) for channel in image])
+    return np.stack([np.asarray(Image.fromarray(channel, "F").resize((shape[1], shape[0]), method, box=box)) for channel in image])
 
 
 def _resample_volume(image: np.ndarray, step: np.ndarray, shape: tuple[int, ...], *, smooth: bool) -> np.ndarray:

@@ -77,6 +77,7 @@ def _build(part: Path, name: str, files: Files, source: Source, spec: IngestSpec
         mask_values,
         emr,
         _geometry(samples, bool(mask_classes), fit_changes(samples, layout)),
+        "mm" if any(s.spacing is not None for s in samples) else "source pixels",
     )
     by_split = {split: [s for s in samples if s.split == split] for split in SPLITS}
     statistics = Statistics(layout.channels, len(emr), label_names, mask_classes, len(by_split["train"]))
@@ -87,7 +88,7 @@ def _build(part: Path, name: str, files: Files, source: Source, spec: IngestSpec
         written += 1
         progress(total + written * total // len(samples), 2 * total)
 
-    shards = [shard for split in SPLITS for shard in write_split(part, split, by_split[split], stage, columns, statistics, wrote)]
+    shards = [shard for split in SPLITS for shard in write_split(part, split, by_split[split], stage, names, columns, statistics, wrote)]
     stage.remove()
     for sample in samples:
         for finding in findings_of(sample, "ingested") if sample.files else ():
@@ -139,7 +140,8 @@ def _stage(sample: Sample, sample_id: str, names: Pseudonyms, stage: Stage) -> S
         key=sample.key,
         patient=sample.patient,
         person=names.of("patient", sample.patient),
-        study=names.of("study", sample.study) if sample.study else "",
+        study=sample.study,
+        series=sample.series,
         image=stage.put(sample.image),
         mask=stage.put(sample.mask.astype(np.uint8, copy=False)) if sample.mask is not None else None,
         content=content_of(sample.image),

@@ -18,6 +18,8 @@ class Sample:
     patient: str
     """Raw patient key; becomes a salted pseudonym."""
     study: str = ""
+    """Raw study key; becomes a salted pseudonym, as does `series`, which only the audit holds."""
+    series: str = ""
     image: np.ndarray | None = None
     """[C, *spatial], in its stored or declared unit."""
     image_unit: str = "raw"

@@ -38,6 +38,10 @@ class IngestSpec(Spec):
     """Names of the mask's class indices, background first; empty: as the source declares them, or the values that occur."""
     modality: str | None = None
     """Keep only this DICOM modality (CT, MR, CR, DX, ...); None keeps the one that the most series have."""
+    allow_burned_in: bool = False
+    """Keep DICOM secondary captures and images whose header says that text is burned into the pixels: it may name the patient."""
+    display: Literal["uint8", "uint16"] = "uint8"
+    """Depth of DICOM radiographs after their window; uint16 keeps all that a 12-bit detector saw, at twice the size."""
     size: Annotated[tuple[PositiveInt, ...], Len(2, 3)] | None = None
     """Spatial shape of every image: H,W (resized, aspect kept, then padded) or D,H,W (cropped or padded about the
     centre). None: the common shape, or one that holds all volumes in multiples of 8."""

@@ -23,7 +23,8 @@ class Staged:
     person: str
     """Pseudonym of the patient; one for all patients that share an identical image."""
     study: str
-    """Pseudonym, or empty."""
+    """Raw; empty where the source has none."""
+    series: str
     image: Place
     mask: Place | None
     content: str
@@ -59,7 +60,7 @@ class Stage:
 
     def __init__(self, path: Path):
         self.path = path
-        self._file: BinaryIO = open(path, "wb")
+        self._file: BinaryIO = open(path, "wb")  # noqa: SIM115 (closed by finish)
         self._offset = 0
 
     def put(self, array: np.ndarray) -> Place:

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from hepdist.ingest.fit import Fitted, Layout, fit
+from hepdist.ingest.pseudonym import Pseudonyms
 from hepdist.ingest.stage import Stage, Staged
 from hepdist.ingest.statistics import Statistics
 from hepdist.shards.format import TensorField, encode, write_shard
@@ -35,10 +36,12 @@ class Columns:
     emr: tuple[EMRColumn, ...]
     geometry: tuple[str, ...]
     """Those of spacing, source_shape, original_shape, offset and affine that the cohort has."""
+    length: str
+    """Unit of the spacing: 'mm', or 'source pixels' where no image says its size."""
 
     def tensors(self) -> dict[str, TensorField]:
         layout, axes = self.layout, "DHW"[-len(self.layout.size) :]
-        n, mm = len(axes), f"mm along {','.join(axes)}"
+        n = len(axes)
         fields = [TensorField("image", layout.dtype, (layout.channels, *layout.size), layout.unit, "C" + axes)]
         if self.mask_classes:
             fields.append(TensorField("mask", "uint8", (1, *layout.size), "class index", "C" + axes, self.mask_classes))
@@ -48,7 +51,7 @@ class Columns:
             fields.append(TensorField("emr", "float32", (len(self.emr),), "see manifest.emr; missing = 0"))
             fields.append(TensorField("emr_missing", "uint8", (len(self.emr),), "1 = missing"))
         known = {
-            "spacing": TensorField("spacing", "float32", (n,), mm),
+            "spacing": TensorField("spacing", "float32", (n,), f"{self.length} along {','.join(axes)}"),
             "source_shape": TensorField("source_shape", "int32", (n,), f"voxels along {','.join(axes)}, before resampling"),
             "original_shape": TensorField("original_shape", "int32", (n,), f"voxels along {','.join(axes)}, before crop and padding"),
             "offset": TensorField("offset", "int32", (n,), "index of voxel 0 in the grid of original_shape; negative = padded"),
@@ -69,6 +72,7 @@ def write_split(
     split: str,
     samples: Sequence[Staged],
     stage: Stage,
+    names: Pseudonyms,
     columns: Columns,
     statistics: Statistics,
     progress: Callable[[], None],
@@ -84,7 +88,7 @@ def write_split(
     for number, start in enumerate(range(0, len(ordered), rows)):
         some = ordered[start : start + rows]
         name = f"shards/{split}-{number:05d}.parquet"
-        table = _table(some, split, tensors, stage, columns, statistics, progress)
+        table = _table(some, split, tensors, stage, names, columns, statistics, progress)
         write_shard(str(folder / name), table, group)
         groups = tuple(min(group, len(some) - g) for g in range(0, len(some), group))
         shards.append(Shard(name, split, groups, (folder / name).stat().st_size, sha256_of(folder / name)))
@@ -96,6 +100,7 @@ def _table(
     split: str,
     tensors: dict[str, TensorField],
     stage: Stage,
+    names: Pseudonyms,
     columns: Columns,
     statistics: Statistics,
     progress: Callable[[], None],
@@ -114,7 +119,7 @@ def _table(
     plain: dict[str, pa.Array] = {
         "sample_id": pa.array([s.sample_id for s in samples], pa.string()),
         "patient": pa.array([s.person for s in samples], pa.string()),
-        "study": pa.array([s.study for s in samples], pa.string()),
+        "study": pa.array([names.of("study", s.study) if s.study else "" for s in samples], pa.string()),
         "split": pa.array([split] * len(samples), pa.string()),
     }
     if columns.label_names and not columns.multilabel:
