@@ -16,6 +16,7 @@ from hepdist.ingest.classes import Bad, check_multilabel, name_labels, name_mask
 from hepdist.ingest.detect import open_source
 from hepdist.ingest.files import Files
 from hepdist.ingest.fit import fit_changes, misfits, plan_layout
+from hepdist.ingest.join import join, table_path
 from hepdist.ingest.pseudonym import Pseudonyms, read_salt
 from hepdist.ingest.sample import Finding, Sample, Source
 from hepdist.ingest.spec import IngestSpec, parse_options
@@ -35,12 +36,15 @@ def run(source: str, cohort: str, options: list[str], progress: Progress | None 
     refuse_existing(target, spec.overwrite)
     names = Pseudonyms(read_salt(spec.salt))
     files = Files(source)
-    reader = open_source(files, spec)
+    table, inside = table_path(files, spec)
+    reader = open_source(files, spec, skip=inside)
+    if spec.label is not None and table is None and reader.kind != "images":
+        raise IngestError(f"ingest key 'label' is '{spec.label}', a column, but there is no table; add emr=TABLE.csv")
     part = target.with_name(f"{target.name}.part")
     shutil.rmtree(part, ignore_errors=True)  # of a run that was killed
     (part / "shards").mkdir(parents=True)
     try:
-        manifest = _build(part, target.name, files, reader, spec, names, progress or (lambda done, total: None))
+        manifest = _build(part, target.name, files, reader, table, spec, names, progress or (lambda done, total: None))
         manifest.save(part)
         _put_in_place(part, target)
     except BaseException:
@@ -58,15 +62,17 @@ def refuse_existing(target: Path, overwrite: bool) -> None:
         raise IngestError(f"'{target}' exists and is not a cohort; choose another folder")
 
 
-def _build(part: Path, name: str, files: Files, source: Source, spec: IngestSpec, names: Pseudonyms, progress: Progress) -> Manifest:
+def _build(
+    part: Path, name: str, files: Files, source: Source, table: Path | None, spec: IngestSpec, names: Pseudonyms, progress: Progress
+) -> Manifest:
     audit, stage = Audit(), Stage(part / "staging")
     total = max(1, source.count())
     samples = _read(source, names, stage, audit, lambda done: progress(min(done, total), 2 * total))
 
     samples = _without(samples, audit, [(s, "geometry", "its channels or axes are not those of most images") for s in misfits(samples)])
-    samples, label_names, mask_classes, mask_values = _classes(samples, source, spec, audit)
+    emr, declared = _join(samples, table, files, spec, audit)
+    samples, label_names, mask_classes, mask_values = _classes(samples, source, declared or source.label_names, spec, audit)
     samples, split_rule = _split(samples, spec, names, audit)
-    emr: tuple[EMRColumn, ...] = ()
 
     layout = plan_layout(samples, spec)
     columns = Columns(
@@ -157,15 +163,29 @@ def _stage(sample: Sample, sample_id: str, names: Pseudonyms, stage: Stage) -> S
     )
 
 
+def _join(
+    samples: list[Staged], path: Path | None, files: Files, spec: IngestSpec, audit: Audit
+) -> tuple[tuple[EMRColumn, ...], tuple[str, ...]]:
+    """EMR columns, and the classes of those labels of the table that an image has; both empty without a table."""
+    if path is None:
+        return (), ()
+    _, inside = table_path(files, spec)
+    table, findings = join(samples, path, spec, next(iter(inside), path.name))
+    for finding in findings:
+        audit.add(finding)
+    there = {s.label for s in samples}
+    return table.columns, tuple(name for name in table.label_names if name in there)
+
+
 def _classes(
-    samples: list[Staged], source: Source, spec: IngestSpec, audit: Audit
+    samples: list[Staged], source: Source, declared: tuple[str, ...], spec: IngestSpec, audit: Audit
 ) -> tuple[list[Staged], tuple[str, ...], tuple[str, ...], tuple[int, ...]]:
     """The samples of known classes, label names, mask classes and the masks' values."""
     if source.multilabel:
         check_multilabel(samples, source.label_names)
         label_names: tuple[str, ...] = source.label_names
     else:
-        label_names, bad = name_labels(samples, spec.label_names or source.label_names, spec.unlabelled)
+        label_names, bad = name_labels(samples, spec.label_names or declared, spec.unlabelled)
         samples = _without(samples, audit, bad)
     masked = sum(s.mask is not None for s in samples)
     wanted = spec.masks == "require" or (spec.masks == "auto" and masked and (masked == len(samples) or not label_names))

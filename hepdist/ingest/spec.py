@@ -15,6 +15,10 @@ from hepdist.spec import Spec, known_keys, parse, unknown_key
 class IngestSpec(Spec):
     emr: str | None = None
     """Table of EMR rows (CSV), joined to the images by patient."""
+    emr_columns: tuple[str, ...] = ()
+    """Columns of the EMR table to keep as features; empty: all that can be one."""
+    emr_missing: tuple[str, ...] = ()
+    """Texts that mean 'no value' in the EMR table besides blank, ?, NA and the like, such as 999."""
     patient_key: str | None = None
     """Column of a table that names the patient; None: the first of the usual names that is there."""
     label: str | None = None
@@ -58,7 +62,7 @@ class IngestSpec(Spec):
     overwrite: bool = False
     """Replace a cohort that is already there."""
 
-    @field_validator("label_names", "unlabelled", "classes", "size", "spacing", "split", mode="before")
+    @field_validator("emr_columns", "emr_missing", "label_names", "unlabelled", "classes", "size", "spacing", "split", mode="before")
     @classmethod
     def _commas(cls, value: Any) -> Any:
         return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value

@@ -146,12 +146,10 @@ def _row(sample: Staged, fitted: Fitted, columns: Columns) -> dict[str, Any]:
 
 
 def emr_vector(sample: Staged, columns: Sequence[EMRColumn]) -> tuple[np.ndarray, np.ndarray]:
-    """float32[F] with 0 where missing, and uint8[F] with 1 where missing; a category is its index."""
+    """float32[F] with 0 where missing, and uint8[F] with 1 where missing."""
     values, missing = np.zeros(len(columns), np.float32), np.ones(len(columns), np.uint8)
     for i, column in enumerate(columns):
         value = sample.emr.get(column.name)
-        if column.kind == "category" and value is not None:
-            value = column.categories.index(value) if value in column.categories else None
         if value is not None and np.isfinite(value):
             values[i], missing[i] = value, 0
     return values, missing
