@@ -58,7 +58,9 @@ def segmentation_run(run: Path, cohort: Path, *, seed: int = 0, resamples: int =
     return result
 
 
-def _finish(run: Path, cohort: Path, manifest: Manifest, task: str, names: tuple[str, ...], tables: dict, seed: int, resamples: int) -> dict:
+def _finish(
+    run: Path, cohort: Path, manifest: Manifest, task: str, names: tuple[str, ...], tables: dict, seed: int, resamples: int
+) -> dict:
     run.mkdir(parents=True)
     recipe = Recipe(
         name=run.name, runs=str(run.parent), data={"cohort": str(cohort)}, task={"kind": task},
@@ -83,9 +85,18 @@ def _metrics(path: Path, select: str, seed: int) -> None:
         epoch = step / 10
         facts = {"step": step, "epoch": epoch, "samples": step * 24}
         train = {"loss": 0.7 * np.exp(-epoch / 3) + rng.normal(0, 0.03) + 0.1, "lr": 1e-3 * 0.5 * (1 + np.cos(np.pi * step / 80))}
-        rates = {"samples_per_s": rng.normal(410, 15), "data_wait_share": abs(rng.normal(0.03, 0.01)), "memory_gib": 0.8, "wall_s": step * 1.9}
+        rates = {
+            "samples_per_s": rng.normal(410, 15),
+            "data_wait_share": abs(rng.normal(0.03, 0.01)),
+            "memory_gib": 0.8,
+            "wall_s": step * 1.9,
+        }
         lines.append(json.dumps(facts | train | rates))
         if step % 10 == 0:
-            scores = {"val_loss": 0.7 * np.exp(-epoch / 3) + 0.2, f"val_{select}": 0.97 - 0.4 * np.exp(-epoch / 2), "val_accuracy": 0.93 - 0.4 * np.exp(-epoch / 2)}
+            scores = {
+                "val_loss": 0.7 * np.exp(-epoch / 3) + 0.2,
+                f"val_{select}": 0.97 - 0.4 * np.exp(-epoch / 2),
+                "val_accuracy": 0.93 - 0.4 * np.exp(-epoch / 2),
+            }
             lines.append(json.dumps(facts | scores | {"wall_s": step * 1.9}))
     path.write_text("\n".join(lines) + '\n{"step": 81, "epo')

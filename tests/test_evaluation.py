@@ -308,5 +308,5 @@ def test_result_json_is_valid_json_without_nan(tmp_path) -> None:
 
 
 def test_run_without_scores_says_how_to_get_them(tmp_path) -> None:
-    with pytest.raises(RunError, match=r"has no result\.json; score it with: hepdist evaluate"):
+    with pytest.raises(RunError, match=r"has no result\.json yet; evaluate it with: hepdist evaluate"):
         read_result(tmp_path)

@@ -58,6 +58,8 @@ def load_rows(
     wanted = set(sample_ids)
     held = [name for name in columns if name in manifest.fields]
     found: dict[str, dict[str, NDArray[Any]]] = {}
+    if not held:
+        return found
     for split in SPLITS:
         if not wanted - set(found):
             break

@@ -56,7 +56,7 @@ def cohort_flow(cohort_folder: Path, manifest: Manifest) -> CohortFlow:
     sentences = {key: Counter(row["reason"] for row in audit if (row["outcome"], row["check"]) == key) for key in checks}
     left_out = [LeftOut(*key, reason=sentences[key].most_common(1)[0][0], files=files) for key, files in checks.items()]
     splits = [
-        SplitFlow(split, counts["rows"], counts["patients"], dict(counts.get("classes", {})))
+        SplitFlow(split, counts["rows"], counts["patients"], {name: counts["classes"][name] for name in manifest.label_names})
         for split in SPLITS
         if (counts := manifest.counts.get(split))
     ]

@@ -14,6 +14,8 @@ from matplotlib.figure import Figure
 # Stand-ins that no plot would use otherwise: Matplotlib can't write var(--ink), so they are replaced in its SVG.
 INK, MUTED, LINE, PAPER = "#010101", "#020202", "#030303", "#040404"
 SERIES = ("#0a0001", "#0a0002", "#0a0003", "#0a0004", "#0a0005", "#0a0006", "#0a0007", "#0a0008")
+NEGATIVE = SERIES[7]
+"""The negative class of two, grey: the positive one has the first colour."""
 _PAGE_COLOURS = {INK: "--ink", MUTED: "--muted", LINE: "--line", PAPER: "--paper"} | {c: f"--s{i}" for i, c in enumerate(SERIES, 1)}
 
 _STYLE = {

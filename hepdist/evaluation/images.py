@@ -31,7 +31,7 @@ def displayed(plane: NDArray[Any], window: tuple[float, float] | None = None) ->
     """
     low, high = window or display_window(plane)
     channels = plane if len(plane) == 3 else plane[:1]
-    scaled = np.clip((channels.astype(np.float64) - low) / max(high - low, 1e-12), 0, 1) * 255
+    scaled = np.clip((np.nan_to_num(channels.astype(np.float64), nan=low) - low) / max(high - low, 1e-12), 0, 1) * 255
     picture = scaled.round().astype(np.uint8)
     return np.moveaxis(picture, 0, -1) if len(picture) == 3 else picture[0]
 

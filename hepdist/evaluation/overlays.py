@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from contourpy import contour_generator
-from markupsafe import Markup, escape
+from markupsafe import Markup
 from numpy.typing import NDArray
 
 from hepdist.evaluation.images import data_uri, display_window, displayed, slice_of
@@ -25,36 +25,30 @@ def panels(image: NDArray[Any], truth: Mask, prediction: Mask, spacing: tuple[fl
     """Four inline SVGs of the busiest slice: 'image', 'truth', 'prediction' and 'errors'.
 
     image: [C, *spatial]; truth, prediction: [1, *spatial], class index; spacing: mm of the spatial axes, so that the picture has
-    the patient's proportions. name: what is shown, for those who can't see. In the error map a voxel is missed (truth only), false
-    (prediction only) or confused (both, of different classes).
+    the patient's proportions. name: unique in the page. In the error map a voxel is missed (truth only), false (prediction only) or
+    confused (both, of different classes). The picture is in the first panel alone; the others refer to it.
     """
     index = busiest_slice(truth, prediction)
-    plane = slice_of(image, index)
     t, p = slice_of(truth, index)[0], slice_of(prediction, index)[0]
-    height_mm, width_mm = t.shape[0] * spacing[-2], t.shape[1] * spacing[-1]
-    picture = data_uri(displayed(plane, display_window(image)))
+    rows, columns = t.shape
+    picture = data_uri(displayed(slice_of(image, index), display_window(image)))
+    held = f'<image id="picture-{name}" href="{picture}" width="{columns}" height="{rows}" preserveAspectRatio="none"/>'
+    wrong = {"missed": (t > 0) & (p == 0), "false": (p > 0) & (t == 0), "confused": (t > 0) & (p > 0) & (t != p)}
 
-    def panel(kind: str, drawn: str, dim: bool = False) -> Markup:
-        base = f'<image href="{picture}" width="{t.shape[1]}" height="{t.shape[0]}" preserveAspectRatio="none"{_DIM if dim else ""}/>'
-        stretch = f'<g transform="scale({spacing[-1]:.6g} {spacing[-2]:.6g})">'
-        label = f"{kind} of {name}"
+    def panel(kind: str, drawn: str) -> Markup:
+        box = f"0 0 {columns * spacing[-1]:.6g} {rows * spacing[-2]:.6g}"
+        stretch = f"scale({spacing[-1]:.6g} {spacing[-2]:.6g})"
         return Markup(
-            f'<svg class="overlay" viewBox="0 0 {width_mm:.6g} {height_mm:.6g}" role="img" aria-label="{escape(label)}">{stretch}{base}{drawn}</g></svg>'
+            f'<svg class="overlay" viewBox="{box}" role="img" aria-label="{kind} of {name}"><g transform="{stretch}">{drawn}</g></svg>'
         )
 
+    again = f'<use href="#picture-{name}"/>'
     return {
-        "image": panel("image", ""),
-        "truth": panel("truth", outlines(t)),
-        "prediction": panel("prediction", outlines(p)),
-        "errors": panel(
-            "errors",
-            _regions({"missed": (t > 0) & (p == 0), "false": (p > 0) & (t == 0), "confused": (t > 0) & (p > 0) & (t != p)}),
-            dim=True,
-        ),
+        "image": panel("image", held),
+        "truth": panel("truth", again + outlines(t)),
+        "prediction": panel("prediction", again + outlines(p)),
+        "errors": panel("errors", f'<g opacity="0.55">{again}</g>' + _regions(wrong)),
     }
-
-
-_DIM = ' opacity="0.55"'
 
 
 def outlines(mask: Mask) -> str:

@@ -8,7 +8,10 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from hepdist.evaluation.curves import GRID, Curve, Reliability
-from hepdist.evaluation.drawing import INK, LINE, MUTED, PAPER, SERIES, figure, series_colour, styled, svg
+from hepdist.evaluation.drawing import INK, LINE, MUTED, NEGATIVE, PAPER, SERIES, figure, series_colour, styled, svg
+
+MOST_BANDS = 2
+"""Curves of one plot whose bands can be told apart."""
 
 
 @styled
@@ -17,7 +20,8 @@ def roc_plot(curves: dict[str, Curve], labels: dict[str, str], point: tuple[floa
     made, (axes,) = figure(4.4, 4.2)
     axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (4, 4)))
     for index, (name, curve) in enumerate(curves.items()):
-        axes.fill_between(GRID, curve.low, curve.high, color=series_colour(index), alpha=0.16, linewidth=0)
+        if len(curves) <= MOST_BANDS:
+            axes.fill_between(GRID, curve.low, curve.high, color=series_colour(index), alpha=0.16, linewidth=0)
         axes.plot(curve.x, curve.y, color=series_colour(index), label=labels[name])
     if point is not None:
         axes.plot(*point, "o", markersize=8, markerfacecolor=PAPER, markeredgecolor=INK, markeredgewidth=1.6, label="at the threshold")
@@ -35,7 +39,8 @@ def precision_recall_plot(
     for index, (name, curve) in enumerate(curves.items()):
         colour = series_colour(index)
         axes.axhline(prevalence[name], color=colour if len(curves) > 1 else MUTED, linewidth=1, linestyle=(0, (4, 4)), alpha=0.7)
-        axes.fill_between(GRID, curve.low, curve.high, color=colour, alpha=0.16, linewidth=0)
+        if len(curves) <= MOST_BANDS:
+            axes.fill_between(GRID, curve.low, curve.high, color=colour, alpha=0.16, linewidth=0)
         axes.plot(curve.x, curve.y, color=colour, label=labels[name], drawstyle="steps-pre")
     if point is not None:
         axes.plot(*point, "o", markersize=8, markerfacecolor=PAPER, markeredgecolor=INK, markeredgewidth=1.6, label="at the threshold")
@@ -65,7 +70,9 @@ def probability_plot(label: NDArray[np.int64], positive: NDArray[np.float64], na
     """Histogram of the positive class's probability by true class, on both sides of the threshold."""
     made, axes = figure(4.4, 4.2, rows=2, sharex=True, sharey=False)
     for k, panel in enumerate(axes):
-        panel.hist(positive[label == k], bins=np.linspace(0, 1, 26), color=SERIES[1 - k], alpha=0.75, linewidth=0.8, edgecolor=PAPER)
+        panel.hist(
+            positive[label == k], bins=np.linspace(0, 1, 21), color=(NEGATIVE, SERIES[0])[k], alpha=0.75, linewidth=0.8, edgecolor=PAPER
+        )
         panel.axvline(threshold, color=INK, linewidth=1.2)
         panel.set_title(f"truth: {names[k]}", color=INK)
         panel.set(xlim=(0, 1), ylabel="rows")

@@ -37,7 +37,7 @@ def bland_altman_plot(volume_ml: Floats, true_volume_ml: Floats, classes: tuple[
     """Predicted minus true volume over their mean, a panel a class, with bias and limits of agreement (Bland & Altman, 1986)."""
     columns = min(len(classes), 3)
     rows = -(-len(classes) // columns)
-    made, axes = figure(4.0 * columns, 3.4 * rows, rows=rows, columns=columns)
+    made, axes = figure(4.6 if columns == 1 else 9.8, 3.3 * rows, rows=rows, columns=columns)
     for k, (panel, name) in enumerate(zip(axes, classes, strict=False)):
         known = ~(np.isnan(volume_ml[:, k]) | np.isnan(true_volume_ml[:, k]))
         predicted, truth = volume_ml[known, k], true_volume_ml[known, k]
@@ -53,15 +53,8 @@ def bland_altman_plot(volume_ml: Floats, true_volume_ml: Floats, classes: tuple[
         for limit in (bias - spread, bias + spread):
             panel.axhline(limit, color=MUTED, linewidth=1, linestyle=(0, (4, 4)))
         for value, text in ((bias, "bias"), (bias - spread, "−1.96 SD"), (bias + spread, "+1.96 SD")):
-            panel.annotate(
-                f"{text} {value:+.2g}",
-                (1, value),
-                xycoords=("axes fraction", "data"),
-                xytext=(0, 2),
-                textcoords="offset points",
-                ha="right",
-                fontsize=8.5,
-            )
+            label = f"{text}\n{value:+.2g}".replace("-", "−")
+            panel.annotate(label, (1.02, value), xycoords=("axes fraction", "data"), va="center", fontsize=8.5, annotation_clip=False)
         panel.margins(y=0.18)
     for panel in axes[len(classes) :]:
         panel.set_visible(False)

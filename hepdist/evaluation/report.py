@@ -18,14 +18,13 @@ from hepdist.evaluation.report_classification import classification_part
 from hepdist.evaluation.report_segmentation import segmentation_part
 from hepdist.evaluation.result import read_result
 from hepdist.evaluation.wording import (
-    HEADLINES,
     MEANINGS,
     cautions,
     class_table,
     counted,
+    headlines,
     number,
     prevalence_caution,
-    score,
     scores_of,
     span,
     threshold_sentence,
@@ -63,10 +62,10 @@ def write_report(run_folder: Path, cohort_folder: Path, *, split: str = "test") 
     kind = "segmentation" if task == "segmentation" else "binary" if "specificity" in block else "classes"
     page = _environment().get_template(REPORT).render(
         name=recipe["name"], cohort=manifest.name, task=task, split=split, noun=noun, block=block, result=result, part=part,
-        sentence=_sentence(block, result, noun), headlines=[score(block, key) for key in HEADLINES[kind] if block.get(key) is not None],
+        sentence=_sentence(block, result, noun), headlines=headlines(block, kind),
         cautions=cautions(block, result, split, noun) + prevalence_caution(block, manifest.counts.get("train", {}).get("classes", {}), split),
         table={name: {s.key: s for s in scores_of(scored)} for name, scored in result["split"].items()}, meanings=MEANINGS,
-        class_table=class_table(block), flow=cohort_flow(cohort_folder, manifest), split_rule=_split_rule(manifest),
+        class_table=class_table(block), flow=cohort_flow(cohort_folder, manifest), colours=_class_colours(manifest.label_names), split_rule=_split_rule(manifest),
         curves=_curves(run_folder, recipe, task), train=_train_facts(result["train"], recipe), recipe=shown_recipe(recipe_text),
         commands=commands(recipe, split), versions=result.get("versions") or versions(), cohort_sha256=result["cohort_sha256"],
     )  # fmt: skip
@@ -93,7 +92,7 @@ def _sentence(block: dict[str, Any], result: dict[str, Any], noun: str) -> str:
         classes = ", ".join(f"{number(value)} for {name}" for name, value in block["dice_per_class"].items())
         return f"The predicted regions overlap the reference with a mean Dice of {number(block['dice'])} ({span(block['dice_ci'])}): {classes}."
     if "ppv" not in block:
-        return f"{number(block['accuracy'])} ({span(block['accuracy_ci'])}) of the decisions are right."
+        return _right_decisions(block, result, noun)
     negative, positive = block["classes"]
     parts = []
     for name, key in ((positive, "sensitivity"), (negative, "specificity")):
@@ -103,6 +102,23 @@ def _sentence(block: dict[str, Any], result: dict[str, Any], noun: str) -> str:
                 f"{round(block[key] * total):,} of {counted(total, f'{name} {noun}')} were recognised ({key} {number(block[key])})"
             )
     return "; ".join(parts) + ". " + threshold_sentence(result["threshold"], positive)
+
+
+def _right_decisions(block: dict[str, Any], result: dict[str, Any], noun: str) -> str:
+    accuracy, names = (
+        f"accuracy {number(block['accuracy'])}, {span(block['accuracy_ci'])}",
+        result.get("label_names", list(block["classes"])),
+    )
+    if "specificity" in block:  # findings that may occur together: a decision each
+        return f"Of {counted(block['n'] * len(names), 'decision')}, one a finding and {noun}, {100 * block['accuracy']:.1f} % are right ({accuracy})."
+    return f"{round(block['accuracy'] * block['n']):,} of {counted(block['n'], noun)} were given the right one of {len(names)} classes ({accuracy})."
+
+
+def _class_colours(names: tuple[str, ...]) -> dict[str, str]:
+    """The page's colour of each class, as in the plots: of two, the negative one is grey."""
+    if len(names) == 2:
+        return {names[0]: "--s8", names[1]: "--s1"}
+    return {name: f"--s{k % 8 + 1}" for k, name in enumerate(names)}
 
 
 def _split_rule(manifest: Manifest) -> str:
@@ -138,7 +154,7 @@ def _train_facts(train: dict[str, Any], recipe: dict[str, Any]) -> list[tuple[st
         ("Epochs", f"{train['epochs']:g}" if train.get("epochs") else ""),
         ("Samples seen", f"{train['samples']:,}" if train.get("samples") else ""),
         ("Throughput", f"{train['samples_per_s']:,.0f} samples/s" if train.get("samples_per_s") else ""),
-        ("Waited for data", f"{train['data_wait_share']:.1%} of the time" if train.get("data_wait_share") is not None else ""),
+        ("Waited for data", f"{100 * train['data_wait_share']:.1f} % of the time" if train.get("data_wait_share") is not None else ""),
         ("Wall time", f"{seconds / 60:.1f} min" if seconds else ""),
         ("Workers", f"{train['workers']}, ZeRO stage {spec['zero_stage']}, {spec['precision']}"),
         ("Global batch", f"{spec['global_batch']}"),

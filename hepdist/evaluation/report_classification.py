@@ -67,7 +67,9 @@ def classification_part(
     stated, observed = stated_and_observed(label, probability)
     bins = reliability(stated, observed, patient, block["resamples"], seed)
     axis = f"predicted probability of {names[1]}" if len(names) == 2 else "probability of the chosen class"
-    caption = f"Calibration error {number(block['ece'])} ({span(block['ece_ci'])}). Points on the dashed line keep their word."
+    caption = (
+        f"Calibration error {number(block['ece'])} ({span(block['ece_ci'])}). On the dashed line, stated and observed frequency agree."
+    )
     part["figures"].append((plots.reliability_plot(bins, axis), "Reliability", caption))
     if len(names) == 2:
         caption = "How far apart the classes lie; what is on the wrong side of the line is an error."
@@ -118,7 +120,7 @@ def _curve_figures(
     }
     prevalence = {names[k]: float(truth[:, k].mean()) for k in shown}
     which = f"{names[1]} against {names[0]}" if single and len(names) == 2 else "Each class against the rest"
-    band = "band: 95 % bootstrap over patients."
+    band = "band: 95 % bootstrap over patients." if len(shown) <= plots.MOST_BANDS else "intervals are in the table by class."
     roc_caption = f"{which}; {band} AUROC {number(block['auroc'])} ({span(block['auroc_ci'])})."
     pr_caption = f"{which}; {band} Dashed: prevalence. AP {number(block['average_precision'])} ({span(block['average_precision_ci'])})."
     return [

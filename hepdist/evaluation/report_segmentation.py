@@ -50,10 +50,12 @@ def segmentation_part(
     if hd95 is not None and np.isfinite(hd95).any():
         caption = f"Mean {number(block['hd95'], ' mm')} ({span(block['hd95_ci'], ' mm')}); pairs with one side empty are left out."
         figures.append((plots.distance_plot(hd95, classes), "Surface distance", caption))
-    wide = []
+    wide: list[tuple[Markup, str, str]] = []
     if volume is not None and true_volume is not None and np.isfinite(volume - true_volume).any():
         caption = "Bland-Altman: the solid line is the bias, the dashed lines hold 95 % of the differences if they are normal."
-        wide.append((plots.bland_altman_plot(volume, true_volume, classes), "Agreement of volumes", caption))
+        (wide if len(classes) > 1 else figures).append(
+            (plots.bland_altman_plot(volume, true_volume, classes), "Agreement of volumes", caption)
+        )
     return {
         "figures": figures,
         "wide": wide,
@@ -90,7 +92,7 @@ def _examples(
         spacing = tuple(row["spacing"].tolist()) if "spacing" in row else (1.0,) * (truth.ndim - 1)
         index = busiest_slice(truth, prediction)
         place = "" if index is None else f"slice {index + 1} of {truth.shape[1]}"
-        shown = panels(row["image"], truth, prediction, spacing, f"case {rank} of {len(ids)}")
+        shown = panels(row["image"], truth, prediction, spacing, ids[i])
         values = {name: number(None if np.isnan(d) else float(d)) for name, d in zip(classes, dice[i], strict=True)}
         examples.append(Example(ids[i], predictions["patient"].iloc[i], rank, len(ids), values, place, shown))
     return examples

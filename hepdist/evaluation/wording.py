@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 
@@ -42,7 +42,10 @@ MEANINGS = {
     "npv": Meaning("NPV", "Share of negative calls that are right, at this split's prevalence."),
     "f1": Meaning("F1", "Harmonic mean of sensitivity and PPV."),
     "brier": Meaning("Brier score", "Mean squared error of the probabilities; 0 is perfect."),
-    "ece": Meaning("Calibration error", "Mean gap between stated probability and observed frequency over 15 bins (ECE); 0 is perfect."),
+    "ece": Meaning(
+        "Calibration error",
+        "Mean gap between stated probability and observed frequency over 15 bins (ECE); 0 is perfect, and small samples raise it.",
+    ),
     "dice": Meaning("Dice", "Overlap of predicted and true region, 1 is perfect; mean over classes of the mean over cases."),
     "hd95": Meaning(
         "HD95", "95th percentile of the distance between the two surfaces, in millimetres; 0 is perfect.", unit=" mm", bounded=False
@@ -57,6 +60,11 @@ HEADLINES = {
     "classes": ("auroc", "balanced_accuracy", "accuracy", "ece"),
     "segmentation": ("dice", "hd95"),
 }
+MOST_TILES = 4
+FEW_PATIENTS = 50
+"""Below this the bootstrap's percentile intervals are known to be too narrow and unsteady."""
+PREVALENCE_SHIFT = 0.1
+"""Difference in a class's share, between the scored split and train, that a reader should know of."""
 
 
 def score(block: dict[str, Any], key: str) -> Score:
@@ -71,9 +79,19 @@ def score(block: dict[str, Any], key: str) -> Score:
     return Score(key, meaning.title, number(value, meaning.unit), span(interval, meaning.unit), bar, (f"{meaning.low:g}", "1"))
 
 
+def headlines(block: dict[str, Any], kind: str) -> list[Score]:
+    """The scores shown large; a segmenter's classes have one each where there is room."""
+    shown = [score(block, key) for key in HEADLINES[kind] if block.get(key) is not None]
+    by_class = block.get("dice_per_class", {})
+    if kind == "segmentation" and 1 < len(by_class) <= MOST_TILES - len(shown):
+        single = [score({"dice": by_class[name], "dice_ci": block["dice_per_class_ci"][name]}, "dice") for name in by_class]
+        shown[1:1] = [replace(s, title=f"Dice, {name}") for s, name in zip(single, by_class, strict=True)]
+    return shown
+
+
 def scores_of(block: dict[str, Any]) -> list[Score]:
-    """Every scalar score of a block, in the order of MEANINGS."""
-    return [score(block, key) for key in MEANINGS if key in block]
+    """Every scalar score of a block, in the order of MEANINGS; of undefined distances only where there are some."""
+    return [score(block, key) for key in MEANINGS if key in block and (key != "hd95_infinite_share" or block[key])]
 
 
 def class_table(block: dict[str, Any]) -> tuple[list[str], list[tuple[str, list[Score]]]]:
@@ -92,17 +110,14 @@ def number(value: float | None, unit: str = "") -> str:
     """Three decimals, two where there is a unit; a dash where the score is undefined."""
     if value is None:
         return "–"
-    return f"{value:.2f}{unit}" if unit else f"{value:.3f}"
+    return (f"{value:.2f}{unit}" if unit else f"{value:.3f}").replace("-", "−")
 
 
 def span(interval: list[float | None], unit: str = "") -> str:
-    return (
-        ""
-        if interval[0] is None
-        else f"{number(interval[0])} to {number(interval[1])}"
-        if not unit
-        else f"{interval[0]:.2f} to {interval[1]:.2f}{unit}"
-    )
+    """'0.962 to 0.984', '1.20 to 2.31 mm'; empty where the interval is undefined."""
+    if interval[0] is None:
+        return ""
+    return f"{number(interval[0], unit).removesuffix(unit)} to {number(interval[1], unit)}"
 
 
 def counted(count: int, noun: str) -> str:
@@ -111,20 +126,20 @@ def counted(count: int, noun: str) -> str:
 
 
 def threshold_sentence(threshold: dict[str, Any], positive: str | None) -> str:
-    """How a decision is made, and when the threshold was set."""
+    """How a decision is made, and on what the threshold was set."""
     what = f"counts as {positive}" if positive else "counts as positive"
     when = (
         "a threshold fixed before training"
         if threshold["rule"] == "half"
         else "the threshold with the best balanced accuracy on the validation split"
     )
-    return f"A case {what} from a predicted probability of {threshold['value']:.3g}: {when}. The scored cases had no part in it."
+    return f"A case {what} from a predicted probability of {threshold['value']:.3g}, {when}."
 
 
 def cautions(block: dict[str, Any], result: dict[str, Any], split: str, noun: str) -> list[str]:
     """What a careful reader should know before quoting the scores."""
     found = []
-    if block["patients"] < 50:
+    if block["patients"] < FEW_PATIENTS:
         found.append(f"Only {counted(block['patients'], 'patient')} were scored: the intervals are wide and themselves uncertain.")
     if block["unlabelled"]:
         found.append(f"{counted(block['unlabelled'], noun)} of this split have no label and were not scored.")
@@ -134,7 +149,7 @@ def cautions(block: dict[str, Any], result: dict[str, Any], split: str, noun: st
             found.append(f"{title} could not be computed in {skipped} of {block['resamples']} resamples, which its interval leaves out.")
     if block.get("hd95_infinite_share"):
         found.append(
-            f"In {block['hd95_infinite_share']:.1%} of (case, class) pairs only one of truth and prediction is empty; HD95 leaves them out."
+            f"In {100 * block['hd95_infinite_share']:.1f} % of (case, class) pairs only one of truth and prediction is empty; HD95 leaves them out."
         )
     main = "dice" if result["task"] == "segmentation" else "auroc"
     validation = result["split"].get("val", {})
@@ -149,13 +164,15 @@ def cautions(block: dict[str, Any], result: dict[str, Any], split: str, noun: st
 
 
 def prevalence_caution(block: dict[str, Any], train: dict[str, int], split: str) -> list[str]:
-    """A sentence where the class shares of the scored split are more than 5 points from those of the train split."""
+    """A sentence where the class shares of the scored split are far from those of the train split."""
     here, total = block.get("classes", {}), sum(train.values())
     scored = sum(here.values())
     if not here or not total or not scored:
         return []
     name = max(here, key=lambda n: abs(here[n] / scored - train.get(n, 0) / total))
     now, then = here[name] / scored, train.get(name, 0) / total
-    if abs(now - then) <= 0.05:
+    if abs(now - then) <= PREVALENCE_SHIFT:
         return []
-    return [f"{name} makes up {now:.0%} of {split} and {then:.0%} of train: PPV, NPV and calibration depend on that share."]
+    return [
+        f"{name} makes up {100 * now:.0f} % of {split} and {100 * then:.0f} % of train: accuracy, PPV, NPV and calibration depend on that share."
+    ]
