@@ -65,7 +65,7 @@ def read_table(
     names, records = _read(path, tuple(header))
     key_column = _key_column(names, patient_key)
     label_column = None if label is None else _column(names, label, "label")
-    wanted = {_column(names, name, "columns") for name in columns}
+    wanted = {_column(names, name, "emr_columns") for name in columns}
     table = EMRTable((), {})
     declared = frozenset(missing)
     kept: dict[str, list[str]] = {}
