@@ -95,7 +95,7 @@ def write_xray(path: Path, image: NDArray[np.float32], pixel_mm: float, person: 
     ds.ImagerPixelSpacing = [pixel_mm, pixel_mm]
     ds.PresentationIntentType = "FOR PRESENTATION"
     ds.PhotometricInterpretation = encoding.photometric
-    _set_pixels(ds, values, encoding.bits_stored, signed=False)
+    _set_pixels(ds, values, encoding.bits_stored)
     top = 2**encoding.bits_stored - 1
     ds.WindowCenter = str((top + 1) / 2)
     ds.WindowWidth = str(top + 1)
@@ -126,7 +126,7 @@ def ct_slices(volume: NDArray[np.int16], spacing_mm: tuple[float, float, float],
         ds.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
         ds.ImagePositionPatient = [origin[2], origin[1], origin[0] + index * spacing_mm[0]]
         ds.PhotometricInterpretation = "MONOCHROME2"
-        _set_pixels(ds, (plane + 1024).astype(np.uint16), bits_stored=12, signed=False)
+        _set_pixels(ds, (plane + 1024).astype(np.uint16), bits_stored=12)
         ds.RescaleIntercept = "-1024"
         ds.RescaleSlope = "1"
         ds.RescaleType = "HU"
@@ -137,10 +137,9 @@ def ct_slices(volume: NDArray[np.int16], spacing_mm: tuple[float, float, float],
 
 
 def write_ct(folder: Path, slices: list[Dataset]) -> None:
-    """One file a slice, named without extension and not in the order of position, as archives export them."""
-    count = len(slices)
+    """One file a slice, named without extension and from the head down, against the order of InstanceNumber: only positions tell."""
     for index, ds in enumerate(slices):
-        _save(ds, folder / f"I{(index * 7) % count + 1:07d}" if count % 7 else folder / f"I{count - index:07d}", ExplicitVRLittleEndian)
+        _save(ds, folder / f"I{len(slices) - index:07d}", ExplicitVRLittleEndian)
 
 
 def write_liver_mask(path: Path, mask: NDArray[np.uint8], slices: list[Dataset], person: Person) -> None:
@@ -211,13 +210,13 @@ def _base(person: Person, study: str, sop_class: UID, instance: int) -> Dataset:
     return ds
 
 
-def _set_pixels(ds: Dataset, values: NDArray[np.uint8] | NDArray[np.uint16], bits_stored: int, signed: bool) -> None:
+def _set_pixels(ds: Dataset, values: NDArray[np.uint8] | NDArray[np.uint16], bits_stored: int) -> None:
     ds.SamplesPerPixel = 1
     ds.Rows, ds.Columns = values.shape
     ds.BitsAllocated = values.dtype.itemsize * 8
     ds.BitsStored = bits_stored
     ds.HighBit = bits_stored - 1
-    ds.PixelRepresentation = int(signed)
+    ds.PixelRepresentation = 0
     ds.PixelData = values.astype(values.dtype.newbyteorder("<"), copy=False).tobytes()
     ds["PixelData"].VR = "OB" if ds.BitsAllocated == 8 else "OW"
 
