@@ -15,6 +15,8 @@ import typer
 import hepdist
 from hepdist.errors import HepdistError, RunError
 
+INTERRUPTED = 130
+
 app = typer.Typer(
     name="hepdist",
     help="Distributed training for medical imaging: DICOM, NIfTI and EMR in, honestly evaluated models out.",
@@ -35,8 +37,9 @@ def main(arguments: list[str] | None = None) -> int:
         return _say(f"error: {error}", 1)
     except HepdistError as error:
         return _say(f"error: {error}", 2)
-    except KeyboardInterrupt:
-        return _say("interrupted; the same command goes on from the last checkpoint", 130)
+    except SystemExit as left:  # how typer ends, with the exit code of the usage error, the command or the interrupt
+        code = left.code if isinstance(left.code, int) else int(left.code is not None)
+        return _say("interrupted; the same command goes on where it stopped", code) if code == INTERRUPTED else code
     except Exception as error:
         from hepdist.failure import from_ray, worker_story
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hepdist.doctor.check import Check, can_train, table
-from hepdist.doctor.cluster import address_file, cluster
+from hepdist.doctor.cluster import address_file, ray_cluster
 from hepdist.doctor.dicom import decoders
 from hepdist.doctor.engine import deepspeed_engine
 from hepdist.doctor.machine import compiler, cpus, disk, gpus, memory, object_store, versions
@@ -23,6 +23,6 @@ def examine() -> list[Check]:
         *decoders(),
         compiler(),
         address_file(),
-        *cluster(),
+        *ray_cluster(),
         deepspeed_engine(),
     ]

@@ -25,7 +25,7 @@ def address_file() -> Check:
     return Check("Ray address file", f"{path} names {address}, where no Ray answers", "warning", f"rm {path}")
 
 
-def cluster() -> list[Check]:
+def ray_cluster() -> list[Check]:
     """The nodes and resources of the cluster in RAY_ADDRESS; one row that says so where runs start a Ray of their own."""
     address = os.environ.get("RAY_ADDRESS", "")
     if address in ("", "local"):
@@ -56,17 +56,19 @@ def answers(address: str, seconds: float = 2.0) -> bool:
 def _nodes(address: str) -> list[Check]:
     import ray
 
+    connected_before = ray.is_initialized()
     try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, ignore_reinit_error=True)
+        if not connected_before:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        nodes = ray.nodes()
     except Exception as error:  # wrong version, wrong token, a head that starts or dies: Ray raises many kinds
         reason = (str(error).strip().splitlines() or [repr(error)])[0]
         return [
             Check("cluster", f"RAY_ADDRESS is {address}, but connecting failed: {reason}", "problem", "mend that, or unset RAY_ADDRESS")
         ]
-    try:
-        nodes = ray.nodes()
     finally:
-        ray.shutdown()
+        if not connected_before:
+            ray.shutdown()
     alive = [node["Resources"] for node in nodes if node["Alive"]]
     head = Check("cluster", f"{address}: {_plural(len(alive), 'node')} alive, {len(nodes) - len(alive)} dead; {_resources(_sum(alive))}")
     return [head, *(Check(f"node {i + 1}", _resources(resources)) for i, resources in enumerate(alive))]
