@@ -80,8 +80,7 @@ def _open(data: bytes) -> nib.Nifti1Image:
     try:
         kind = nib.Nifti2Image if data[:4] in (b"\x1c\x02\x00\x00", b"\x00\x00\x02\x1c") else nib.Nifti1Image
         image = kind.from_bytes(data)
-        header = image.header
-        needed = int(header["vox_offset"]) + int(np.prod([int(n) for n in image.shape])) * header.get_data_dtype().itemsize
+        needed = int(image.dataobj.offset) + int(np.prod([int(n) for n in image.shape])) * image.get_data_dtype().itemsize
     except (ImageFileError, nib.spatialimages.HeaderDataError, ValueError, OSError, EOFError, OverflowError, KeyError, gzip.BadGzipFile):
         raise UnreadableVolume("not-an-image", "is not a NIfTI file") from None
     if needed > len(data):
