@@ -34,11 +34,14 @@ class Log:
             self.before_s = _drop_lines_beyond(self.path, samples)
             self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=samples)
 
-    def step(self, step: int, cursor: int, loss: torch.Tensor, lr: float, waited_s: float) -> None:
-        """loss: this rank's share of the global batch's mean loss; shares add up over ranks. Raises RunError on NaN."""
+    def step(self, step: int, cursor: int, loss: torch.Tensor, lr: float, waited_s: float, *, report: bool) -> None:
+        """loss: this rank's share of the global batch's mean loss; shares add up over ranks. Raises RunError on NaN.
+
+        report: now, whatever the interval; before a checkpoint, so that a resumed run averages over the same steps.
+        """
         self.loss[0] += loss
         self.loss[1] += 1
-        if step % self.every == 0 or cursor % self.rows == 0:
+        if report or step % self.every == 0 or cursor % self.rows == 0:
             self._report(step, cursor, lr, waited_s)
 
     def _report(self, step: int, cursor: int, lr: float, waited_s: float) -> None:

@@ -53,8 +53,10 @@ def train(parts: Parts, progress: Progress) -> None:
             if parts.ema:
                 parts.ema.update(step)
             progress.cursor = stream.cursor  # samples, never steps: a short last batch counts what it holds
-            parts.log.step(step + 1, progress.cursor, loss, lr, stream.waited_s)
-            if recipe.train.checkpoint_every and (step + 1) % recipe.train.checkpoint_every == 0 and progress.cursor % plan.order.rows:
+            every = recipe.train.checkpoint_every
+            save = bool(every) and (step + 1) % every == 0 and progress.cursor % plan.order.rows != 0
+            parts.log.step(step + 1, progress.cursor, loss, lr, stream.waited_s, report=save)
+            if save:
                 parts.save(progress, False)
         if plan.validates(epoch):
             scores = parts.validate()
