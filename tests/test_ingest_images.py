@@ -190,5 +190,5 @@ def test_images_of_different_sizes_keep_their_aspect_and_say_how_they_were_padde
 
 def test_images_that_nothing_labels_are_refused_with_the_ways_out(tmp_path):
     draw(tmp_path / "source/a.png", 0)
-    with pytest.raises(IngestError, match="^nothing labels the images of the source; give masks"):
+    with pytest.raises(IngestError, match=r"^nothing labels the images of the source; give masks"):
         ingest(str(tmp_path / "source"), str(tmp_path / "cohort"))

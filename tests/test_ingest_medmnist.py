@@ -161,7 +161,7 @@ def test_the_copy_of_a_test_image_leaves_training_and_the_copies_within_training
 
 def test_a_file_without_the_arrays_is_refused_in_one_sentence(tmp_path):
     np.savez(tmp_path / "other.npz", x=np.zeros(3))
-    with pytest.raises(IngestError, match="^source has no readable array 'train_labels', which a MedMNIST .npz holds; download it again$"):
+    with pytest.raises(IngestError, match=r"^source has no readable array 'train_labels', which a MedMNIST .npz holds; download it again$"):
         ingest(str(tmp_path / "other.npz"), str(tmp_path / "cohort"))
     assert not (tmp_path / "cohort").exists()
     assert not (tmp_path / "cohort.part").exists()
