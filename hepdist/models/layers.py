@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from torch import nn
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
 
 CONV: dict[int, Any] = {2: nn.Conv2d, 3: nn.Conv3d}
 TRANSPOSED: dict[int, Any] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
@@ -22,15 +24,52 @@ def convolution(dims: int, inputs: int, outputs: int, kernel: int = 3, stride: i
 
 
 def normalisation(kind: str, dims: int, channels: int) -> nn.Module:
-    """`instance`, `group` (8 groups, fewer where they don't divide the channels) or `syncbatch`; all with scale and shift.
-
-    SyncBatchNorm normalises over all workers on GPUs; on a CPU or outside a process group it is a BatchNorm of the worker's own portion.
-    """
+    """`instance`, `group` (8 groups, fewer where they don't divide the channels) or `syncbatch`; all with scale and shift."""
     if kind == "instance":
         return INSTANCE[dims](channels, affine=True)
     if kind == "group":
         return nn.GroupNorm(math.gcd(GROUPS, channels), channels)
-    return nn.SyncBatchNorm(channels)
+    return SyncBatchNorm(channels)
+
+
+class SyncBatchNorm(nn.SyncBatchNorm):
+    """Batch norm over the batch of all workers (Ioffe & Szegedy, 2015), on CPUs too, where torch's own refuses to run.
+
+    Workers may hold different numbers of samples; running statistics come out the same on each of them.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        if input.is_cuda or not (self.training and dist.is_initialized() and dist.get_world_size() > 1):
+            return super().forward(input)
+        from torch.distributed.nn.functional import all_reduce  # passes gradients between the workers
+
+        axes = [0, *range(2, input.ndim)]
+        shape = (1, -1, *(1,) * (input.ndim - 2))
+        count = input.new_full((1,), input.numel() / input.shape[1])
+        dist.all_reduce(count)
+        mean = all_reduce(input.sum(axes)) / count
+        centred = input - mean.reshape(shape)
+        variance = all_reduce(centred.square().sum(axes)) / count
+        assert self.running_mean is not None and self.running_var is not None and self.momentum is not None
+        with torch.no_grad():
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * count / (count - 1), self.momentum)
+            if self.num_batches_tracked is not None:
+                self.num_batches_tracked += 1
+        scale = self.weight * (variance + self.eps).rsqrt()
+        return centred * scale.reshape(shape) + self.bias.reshape(shape)
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """x[b, C, *spatial] stored with its channels next to each other; nothing is copied where it already is.
+
+    Called on the outcome of a convolution (of one channel the layout is ambiguous), and all that follows keeps it. A quarter less time a
+    step in 2D and 3D on a CPU; on the tensor, not the weights, since DeepSpeed lays those out anew. Multiples of 8 channels only: with 4,
+    the backward pass of a strided 1x1 convolution (torch 2.13, oneDNN, CPU) writes past its buffer.
+    """
+    if x.shape[1] % 8:
+        return x
+    return x.contiguous(memory_format=torch.channels_last if x.ndim == 4 else torch.channels_last_3d)
 
 
 def initialise(module: nn.Module) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from hepdist.models.layers import MAX_POOL, convolution, initialise, normalisation
+from hepdist.models.layers import MAX_POOL, channels_last, convolution, initialise, normalisation
 from hepdist.models.specs import ResNetSpec
 
 BLOCKS = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
@@ -28,7 +28,8 @@ class ResNet(nn.Module):
         dims = len(sides)
         block = BasicBlock if spec.depth < 50 else Bottleneck
         small = spec.stem == "small" or (spec.stem == "auto" and max(sides) < SMALL_BELOW)
-        stem = [convolution(dims, channels, spec.width, 3 if small else 7, 1 if small else 2)]
+        self.first = convolution(dims, channels, spec.width, 3 if small else 7, 1 if small else 2)
+        stem: list[nn.Module] = []
         if not spec.preactivation:
             stem += [normalisation(spec.norm, dims, spec.width), nn.ReLU(inplace=True)]
         if not small:
@@ -51,7 +52,7 @@ class ResNet(nn.Module):
 
     def features(self, image: Tensor) -> Tensor:
         """float[b, feature_size]: the mean of the last feature map over space."""
-        return self.last(self.blocks(self.stem(image))).flatten(2).mean(2)
+        return self.last(self.blocks(self.stem(channels_last(self.first(image))))).flatten(2).mean(2)
 
     def forward(self, image: Tensor) -> Tensor:
         return self.head(self.dropout(self.features(image)))

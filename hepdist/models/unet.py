@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from hepdist.models.layers import CONV, DROPOUT, TRANSPOSED, convolution, initialise, normalisation
+from hepdist.models.layers import CONV, DROPOUT, TRANSPOSED, channels_last, convolution, initialise, normalisation
 from hepdist.models.specs import UNetSpec
 
 SMALLEST_SIDE = 4
@@ -43,6 +43,7 @@ class UNet(nn.Module):
             for width, lower, stride in zip(widths, widths[1:], strides[1:], strict=False)
         )
         self.decoder = nn.ModuleList(ConvBlock(spec, dims, 2 * width, width, (1,) * dims) for width in widths[:-1])
+        self.deep_supervision = spec.deep_supervision
         supervised = max(len(widths) - 1, 1) if spec.deep_supervision else 1
         self.sharpen = Sharpen(spec, dims, channels, widths[0], first) if max(first) > 1 else None
         finest = widths[0] if self.sharpen is None else SHARPEN_WIDTH
@@ -61,7 +62,7 @@ class UNet(nn.Module):
             x = self.decoder[level](torch.cat((up, skips[level]), dim=1))
             levels.insert(0, x)
         finest = x if self.sharpen is None else self.sharpen(x, image)
-        if not self.training or len(self.heads) == 1:
+        if not (self.training and self.deep_supervision):
             return self.heads[0](finest)
         return [head(features) for head, features in zip(self.heads, [finest, *levels[1:]], strict=False)]
 
@@ -78,7 +79,7 @@ class ConvBlock(nn.Module):
         self.dropout = DROPOUT[dims](spec.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        return _leaky(self.norm2(self.conv2(self.dropout(_leaky(self.norm1(self.conv1(x)))))))
+        return _leaky(self.norm2(self.conv2(self.dropout(_leaky(self.norm1(channels_last(self.conv1(x))))))))
 
 
 class ResidualBlock(ConvBlock):
@@ -91,7 +92,7 @@ class ResidualBlock(ConvBlock):
             self.shortcut = nn.Sequential(convolution(dims, inputs, outputs, 1, stride), normalisation(spec.norm, dims, outputs))
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.norm2(self.conv2(self.dropout(_leaky(self.norm1(self.conv1(x))))))
+        y = self.norm2(self.conv2(self.dropout(_leaky(self.norm1(channels_last(self.conv1(x)))))))
         return _leaky(y + self.shortcut(x))
 
 
@@ -105,7 +106,7 @@ class Sharpen(nn.Module):
         self.norm = normalisation(spec.norm, dims, SHARPEN_WIDTH)
 
     def forward(self, x: Tensor, image: Tensor) -> Tensor:
-        return _leaky(self.norm(self.conv(torch.cat((crop(self.upsample(x), image), image), dim=1))))
+        return _leaky(self.norm(channels_last(self.conv(torch.cat((crop(self.upsample(x), image), image), dim=1)))))
 
 
 def crop(x: Tensor, like: Tensor) -> Tensor:
