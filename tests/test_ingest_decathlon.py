@@ -218,3 +218,20 @@ def test_a_header_that_promises_more_than_the_file_holds_is_truncated_not_read()
     data = nib.Nifti1Image(np.zeros((8, 8, 8), np.float32), np.eye(4)).to_bytes()
     with pytest.raises(UnreadableVolume, match="its header promises 2400 bytes, it holds 1400"):
         read_nifti(data[:1400])
+
+
+def test_no_damage_to_a_volume_is_more_than_an_audit_row(caplog):
+    rng = np.random.default_rng(0)
+    voxels = rng.integers(0, 255, (9, 8, 7)).astype(np.int16)
+    whole = nib.Nifti1Image(voxels, np.diag([1, 2, 3, 1])).to_bytes()
+    outcomes = set()
+    for i in range(400):
+        damaged = bytearray(whole[: rng.integers(0, len(whole))] if i % 4 == 0 else whole)
+        for _ in range(rng.integers(0, 8)):
+            damaged[rng.integers(0, min(len(damaged), 352))] = rng.integers(0, 256)
+        try:
+            outcomes.add(read_nifti(bytes(damaged)).voxels.ndim)
+        except UnreadableVolume as error:
+            outcomes.add(error.check)
+    assert outcomes == {4, "truncated", "not-an-image", "unsupported", "geometry"}
+    assert caplog.text == ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import struct
 import warnings
 import zlib
@@ -10,6 +11,7 @@ import zlib
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # else Python prints its complaints about damaged files
 DEEP = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")
 """Pillow's grey modes of more than 8 bits."""
 
@@ -27,7 +29,7 @@ def grey(data: bytes) -> np.ndarray:
 
     Colour becomes ITU-R 601 luma; transparent pixels keep the colour they have. Raises UnreadablePicture.
     """
-    picture = ImageOps.exif_transpose(_decode(data))
+    picture = _decode(data)
     if picture.mode in DEEP:
         pixels = np.asarray(picture)
         if pixels.dtype.kind != "f":
@@ -58,9 +60,11 @@ def class_indices(data: bytes) -> np.ndarray:
 def _decode(data: bytes) -> Image.Image:
     try:
         with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            picture = Image.open(io.BytesIO(data))
+            picture: Image.Image = Image.open(io.BytesIO(data))
             picture.load()
+            picture = ImageOps.exif_transpose(picture)
     except UnidentifiedImageError:
         raise UnreadablePicture("not-an-image", "is no image that can be decoded") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
