@@ -289,6 +289,16 @@ def test_several_findings_at_once_have_curves_but_no_confusion_matrix(tmp_path) 
     assert f"Of {3 * block['n']} decisions" in page.text
 
 
+def test_cohort_without_images_has_cases_without_pictures(tmp_path) -> None:
+    manifest = tiny_classification_cohort(tmp_path / "cohort", rows=40, emr=True)
+    replace(manifest, tensors={k: v for k, v in manifest.tensors.items() if k != "image"}).save(tmp_path / "cohort")
+    classification_run(tmp_path / "run", tmp_path / "cohort", resamples=20)
+    page = Page(write_report(tmp_path / "run", tmp_path / "cohort"))
+    assert not page.of("img")
+    assert len(page.of("div", "card")) == 8
+    assert "40 records of" in page.text
+
+
 def test_examples_go_from_worst_to_best_with_truth_prediction_and_errors(segmented) -> None:
     run, _, _, page = segmented
     table = pd.read_parquet(run / "predictions.parquet").query("split == 'test'")

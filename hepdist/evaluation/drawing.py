@@ -18,7 +18,7 @@ NEGATIVE = SERIES[7]
 """The negative class of two, grey: the positive one has the first colour."""
 _PAGE_COLOURS = {INK: "--ink", MUTED: "--muted", LINE: "--line", PAPER: "--paper"} | {c: f"--s{i}" for i, c in enumerate(SERIES, 1)}
 
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none", "svg.hashsalt": "hepdist", "font.size": 10, "axes.titlesize": 10.5, "axes.titleweight": "bold",
     "axes.titlelocation": "left", "axes.edgecolor": LINE, "axes.labelcolor": MUTED, "axes.titlecolor": INK, "text.color": INK,
     "xtick.color": LINE, "ytick.color": LINE, "xtick.labelcolor": MUTED, "ytick.labelcolor": MUTED, "axes.grid": True, "grid.color": LINE,

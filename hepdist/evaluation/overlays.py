@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from contourpy import contour_generator
+from contourpy import LineType, contour_generator
 from markupsafe import Markup
 from numpy.typing import NDArray
 
@@ -67,6 +67,6 @@ def _regions(kinds: dict[str, NDArray[np.bool_]]) -> str:
 def _path(region: NDArray[np.bool_]) -> str:
     """Closed polygons along the border of a region: half-way between the centres of pixels inside and outside."""
     padded = np.pad(region, 1).astype(np.float64)
-    lines = contour_generator(z=padded).lines(0.5)
+    lines: list[NDArray[np.float64]] = contour_generator(z=padded, line_type=LineType.Separate).lines(0.5)  # type: ignore[assignment]
     # A pixel's centre is at +0.5 of its corner; the padding moved everything by one.
     return "".join("M" + "L".join(f"{x - 0.5:g} {y - 0.5:g}" for x, y in line[:-1]) + "Z" for line in lines)

@@ -70,9 +70,7 @@ def probability_plot(label: NDArray[np.int64], positive: NDArray[np.float64], na
     """Histogram of the positive class's probability by true class, on both sides of the threshold."""
     made, axes = figure(4.4, 4.2, rows=2, sharex=True, sharey=False)
     for k, panel in enumerate(axes):
-        panel.hist(
-            positive[label == k], bins=np.linspace(0, 1, 21), color=(NEGATIVE, SERIES[0])[k], alpha=0.75, linewidth=0.8, edgecolor=PAPER
-        )
+        panel.hist(positive[label == k], bins=20, range=(0, 1), color=(NEGATIVE, SERIES[0])[k], alpha=0.75, linewidth=0.8, edgecolor=PAPER)
         panel.axvline(threshold, color=INK, linewidth=1.2)
         panel.set_title(f"truth: {names[k]}", color=INK)
         panel.set(xlim=(0, 1), ylabel="rows")

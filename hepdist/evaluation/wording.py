@@ -71,10 +71,9 @@ def score(block: dict[str, Any], key: str) -> Score:
     """The score `key` of a block of result.json."""
     meaning = MEANINGS[key]
     value, interval = block.get(key), block.get(f"{key}_ci", [None, None])
-    known = value is not None and interval[0] is not None
     bar = None
-    if known and meaning.bounded:
-        low, middle, high = (100 * min(max((v - meaning.low) / (1 - meaning.low), 0), 1) for v in (interval[0], value, interval[1]))
+    if value is not None and interval[0] is not None and meaning.bounded:
+        low, middle, high = (100 * min(max((float(v) - meaning.low) / (1 - meaning.low), 0), 1) for v in (interval[0], value, interval[1]))
         bar = (low, middle, high)
     return Score(key, meaning.title, number(value, meaning.unit), span(interval, meaning.unit), bar, (f"{meaning.low:g}", "1"))
 
