@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
 
 from hepdist.ingest.pseudonym import Pseudonyms
@@ -88,7 +88,3 @@ def largest_remainder(wanted: Sequence[float], total: int) -> list[int]:
         i = max((i for i in range(len(counts)) if counts[i]), key=lambda i: counts[i] - wanted[i])
         counts[i] -= 1
     return counts
-
-
-def patients_by_split(samples: Sequence[Staged]) -> Counter[str]:
-    return Counter(split for _, split in {(s.person, s.split) for s in samples})
