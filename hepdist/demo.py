@@ -54,7 +54,7 @@ def _ingest(cohort: Path) -> None:
     # No patient hides behind these pseudonyms, so the secret is none: every machine gets the same cohort and scores.
     SALT.write_text("phantom patients need no secret, only the same one everywhere\n", encoding="utf-8")
     with progress("ingest") as report:
-        ingest(str(SOURCE), str(cohort), list(OPTIONS), report)
+        ingest(str(SOURCE / "dicom"), str(cohort), list(OPTIONS), report)
 
 
 def _show(recipe: Recipe, folder: Path) -> None:

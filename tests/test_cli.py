@@ -72,37 +72,58 @@ def test_an_interrupted_command_says_so(monkeypatch: pytest.MonkeyPatch, capsys:
     assert "interrupted" in capsys.readouterr().err
 
 
-def worker_failure(error: Exception, traceback: str) -> Exception:
-    """What Ray Train raises when rank 0 and rank 1 fail."""
-    from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
+def worker_failure(*errors: tuple[Exception, str]) -> Exception:
+    """What Ray Train raises when ranks 0, 1, ... fail, each with an exception and a traceback."""
     from ray.train.v2.api.exceptions import WorkerGroupError
 
-    other = UserExceptionWithTraceback(RuntimeError("connection closed by peer"), "RuntimeError: connection closed by peer")
-    return WorkerGroupError("many words", {1: other, 0: UserExceptionWithTraceback(error, traceback)})
+    message = "\n".join(f"[Rank {rank} Error Snippet]:\n{traceback}" for rank, (_, traceback) in enumerate(errors))
+    return WorkerGroupError(message, {rank: error for rank, (error, _) in enumerate(errors)})
+
+
+ECHO = (RuntimeError("gone"), "Traceback (most recent call last):\n  a line\nRuntimeError: [gloo/tcp] Connection closed by peer\n")
+REAL = (ValueError("the real reason"), "Traceback (most recent call last):\n  a line\nValueError: the real reason\n")
 
 
 def test_a_failed_worker_is_told_in_one_screen_that_ends_with_its_error() -> None:
-    traceback = "Traceback (most recent call last):\n" + "  a line\n" * 200 + "ValueError: the real reason\n"
-    error = worker_failure(ValueError("the real reason"), traceback)
+    error = worker_failure((REAL[0], REAL[1].replace("  a line\n", "  a line\n" * 200)))
     story = worker_story(error).splitlines()
     assert from_ray(error)
     assert len(story) == SCREEN_LINES
     assert story[0] == "Traceback (most recent call last):"
+    assert story[1] == "  ... 164 lines left out ..."
     assert story[-1] == "ValueError: the real reason"
 
 
+def test_the_rank_that_failed_is_told_not_those_that_lost_it() -> None:
+    assert worker_story(worker_failure(ECHO, REAL)) == REAL[1].strip()
+    assert worker_story(worker_failure(ECHO, ECHO)) == ECHO[1].strip()
+
+
 def test_a_worker_that_refused_on_purpose_is_one_sentence() -> None:
-    error = worker_failure(CohortError("shard 'x' is missing; ingest the cohort again"), "Traceback ...\n")
-    assert worker_story(error) == "error: shard 'x' is missing; ingest the cohort again"
+    refusal = CohortError("shard 'x' is missing; ingest the cohort again")
+    assert worker_story(worker_failure(ECHO, (refusal, "Traceback ...\n"))) == "error: shard 'x' is missing; ingest the cohort again"
+
+
+def test_a_real_failure_under_ray_train_is_told_with_its_own_traceback(ray_cluster: str) -> None:
+    from ray.train import ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    def work(config: dict[str, Any]) -> None:
+        config["no such key"]
+
+    with pytest.raises(Exception, match="no such key") as caught:
+        TorchTrainer(work, train_loop_config={}, scaling_config=ScalingConfig(num_workers=2)).fit()
+    story = worker_story(caught.value).splitlines()
+    assert story[0] == "Traceback (most recent call last):"
+    assert any('config["no such key"]' in line for line in story)
+    assert story[-1] == "KeyError: 'no such key'"
 
 
 def test_a_failed_training_exits_1_with_the_workers_error_last(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    error = worker_failure(ValueError("the real reason"), "Traceback (most recent call last):\n  a line\nValueError: the real reason\n")
-
     def failing(*_: Any, **__: Any) -> None:
-        raise error
+        raise worker_failure(REAL)
 
     monkeypatch.setattr("hepdist.training.launch.train", failing)
     assert run("train", "demo") == 1

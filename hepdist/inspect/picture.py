@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 from scipy.ndimage import binary_erosion
 
-SIDE = 192
+SIDE = 184
 """Pixels of the longer side of a picture."""
 CT_WINDOW = (-160.0, 240.0)
 """Hounsfield units shown of a CT: the usual abdominal window (level 40, width 400)."""

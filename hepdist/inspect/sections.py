@@ -35,13 +35,13 @@ def render(section: Section) -> Group:
 
 
 def _numeric(cells: list[str]) -> bool:
-    return all(cell.replace(",", "").replace(".", "").rstrip(" %").isdigit() for cell in cells)
+    return bool(cells) and all(cell.replace(",", "").replace(".", "").rstrip(" %").isdigit() for cell in cells)
 
 
 def sections(facts: Facts) -> list[Section]:
     """All tables in reading order; those with nothing to say are left out."""
     everything = [counts(facts), _tensors(facts.manifest), _emr(facts), _left_out(facts), _integrity(facts)]
-    return [section for section in everything if section.rows]
+    return [section for section in everything if section.rows or section.note]
 
 
 def counts(facts: Facts) -> Section:
@@ -80,7 +80,7 @@ def _emr(facts: Facts) -> Section:
 
 def _left_out(facts: Facts) -> Section:
     rows = tuple((outcome, check, f"{files:,}", reason) for outcome, check, reason, files in facts.left_out)
-    found = ", ".join(f"{files:,} {outcome}" for outcome, files in facts.outcomes.items())
+    found = ", ".join(f"{files:,} {outcome}" for outcome, files in facts.outcomes.items()) or "no audit"
     return Section(
         "files left out", ("outcome", "check", "files", "reason"), rows, f"{sum(facts.outcomes.values()):,} files found: {found}"
     )
