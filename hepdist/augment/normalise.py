@@ -62,4 +62,4 @@ def _by_image(image: Tensor) -> Tensor:
     centred = flat - mean.to(torch.float32)
     variance = (centred.square() * inside).sum(2, keepdim=True, dtype=torch.float64) / count
     std = variance.sqrt().to(torch.float32)
-    return (centred / torch.where(std > 0, std, 1.0)).reshape(image.shape)
+    return torch.where(std > 0, centred / std, 0.0).reshape(image.shape)
