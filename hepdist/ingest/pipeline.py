@@ -110,7 +110,7 @@ def _build(
         multilabel=source.multilabel,
         emr=tuple(replace(column, missing_share=share) for column, share in zip(emr, shares, strict=True)),
         counts={**statistics.counts(), "audit": audit.counts()},
-        normalisation=statistics.normalisation(),
+        normalisation=statistics.normalisation(emr),
         fingerprint=statistics.fingerprint(),
         split_rule=split_rule,
         created_by=f"hepdist {hepdist.__version__}",

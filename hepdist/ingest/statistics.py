@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from hepdist.ingest.stage import Staged
-from hepdist.shards.manifest import SPLITS
+from hepdist.shards.manifest import SPLITS, EMRColumn
 
 DRAWN = 4_000_000
 """Train voxels behind the intensity percentiles; all of them in small cohorts, else a regular grid of each image."""
@@ -89,10 +90,12 @@ class Statistics:
             split: {"rows": self._rows[split], "patients": len(self._people[split]), "classes": dict(self._classes[split])} for split in SPLITS
         }  # fmt: skip
 
-    def normalisation(self) -> dict[str, dict[str, Any]]:
+    def normalisation(self, emr: Sequence[EMRColumn]) -> dict[str, dict[str, Any]]:
+        """Mean and standard deviation over train rows; 0 and 1 for an EMR category, so that normalising leaves it an index."""
         found = {"image": {"mean": self._image.mean.tolist(), "std": self._image.std.tolist()}}
         if len(self._missing):
-            found["emr"] = {"mean": self._emr.mean.tolist(), "std": self._emr.std.tolist()}
+            number = np.array([column.kind == "number" for column in emr])
+            found["emr"] = {"mean": np.where(number, self._emr.mean, 0.0).tolist(), "std": np.where(number, self._emr.std, 1.0).tolist()}
         return found
 
     def missing_shares(self) -> list[float]:

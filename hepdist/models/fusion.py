@@ -34,10 +34,11 @@ class Fusion(nn.Module):
         image_size, emr_size = self.image.feature_size, self.emr.feature_size
         self.absent_image = nn.Parameter(torch.zeros(image_size))
         self.absent_emr = nn.Parameter(torch.zeros(emr_size))
-        joins = {"concat": Concat, "film": FiLM, "gated": Gated}
-        self.join = joins[spec.join](image_size, emr_size)
+        joins: dict[str, type[Concat | FiLM | Gated]] = {"concat": Concat, "film": FiLM, "gated": Gated}
+        join = joins[spec.join](image_size, emr_size)
+        self.join = join
         self.dropout = nn.Dropout(spec.image.dropout)
-        self.head = nn.Linear(self.join.feature_size, classes)
+        self.head = nn.Linear(join.feature_size, classes)
 
     def forward(self, image: Tensor, emr: Tensor, emr_missing: Tensor) -> Tensor:
         flat = image.flatten(1)

@@ -56,7 +56,7 @@ class UNet(nn.Module):
         for stage in self.encoder:
             x = stage(x)
             skips.append(x)
-        levels = []
+        levels: list[Tensor] = []
         for level in reversed(range(len(self.decoder))):
             up = crop(self.upsample[level](x), skips[level])
             x = self.decoder[level](torch.cat((up, skips[level]), dim=1))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from torch import Tensor, nn
@@ -61,4 +61,5 @@ def build(recipe: Recipe, manifest: Manifest) -> Task:
 
 def forward(model: nn.Module, batch: dict[str, Tensor]) -> Tensor | list[Tensor]:
     """The model's logits for the batch entries that it says it reads; the model may be wrapped in a DeepSpeed engine."""
-    return model(*(batch[name] for name in model.inputs))
+    inputs: Any = model.inputs
+    return model(*(batch[name] for name in inputs))
