@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from torch import nn
-
 from hepdist.errors import RecipeError
 from hepdist.models.specs import FusionSpec, MLPSpec, ModelSpec, ResNetSpec, UNetSpec
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from hepdist.shards.format import TensorField
     from hepdist.shards.manifest import EMRColumn
 

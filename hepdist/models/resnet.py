@@ -13,6 +13,9 @@ from hepdist.models.layers import MAX_POOL, channels_last, convolution, initiali
 from hepdist.models.specs import ResNetSpec
 
 BLOCKS = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+"""Blocks of each stage."""
+BOTTLENECK_FROM, EXPANSION = 50, 4
+"""Nets of this depth or more have bottlenecks, whose last convolution has EXPANSION times the channels of the others."""
 SMALL_BELOW = 64
 """Images with every side below this keep their resolution in the stem: 28 pixels would be 7 after the large one."""
 
@@ -26,7 +29,6 @@ class ResNet(nn.Module):
         super().__init__()
         channels, *sides = image_shape
         dims = len(sides)
-        block = BasicBlock if spec.depth < 50 else Bottleneck
         small = spec.stem == "small" or (spec.stem == "auto" and max(sides) < SMALL_BELOW)
         self.first = convolution(dims, channels, spec.width, 3 if small else 7, 1 if small else 2)
         stem: list[nn.Module] = []
@@ -36,14 +38,13 @@ class ResNet(nn.Module):
             stem.append(MAX_POOL[dims](3, stride=2, padding=1))
         self.stem = nn.Sequential(*stem)
         width = spec.width
-        stages = []
-        for level, blocks in enumerate(BLOCKS[spec.depth]):
-            inner = spec.width << level
-            for index in range(blocks):
-                stride = 2 if level and not index else 1
-                stages.append(block(spec, dims, width, inner, stride))
-                width = inner * block.expansion
-        self.blocks = nn.Sequential(*stages)
+        blocks = []
+        for stage, count in enumerate(BLOCKS[spec.depth]):
+            inner = spec.width << stage
+            for index in range(count):
+                blocks.append(Block(spec, dims, width, inner, stride=2 if stage and not index else 1))
+                width = inner if spec.depth < BOTTLENECK_FROM else inner * EXPANSION
+        self.blocks = nn.Sequential(*blocks)
         self.last = nn.Sequential(normalisation(spec.norm, dims, width), nn.ReLU(inplace=True)) if spec.preactivation else nn.Identity()
         self.feature_size = width
         self.dropout = nn.Dropout(spec.dropout)
@@ -58,61 +59,41 @@ class ResNet(nn.Module):
         return self.head(self.dropout(self.features(image)))
 
 
-class BasicBlock(nn.Module):
-    """Two 3x3 convolutions beside a shortcut, which becomes a 1x1 convolution where size or channels change."""
+class Block(nn.Module):
+    """Convolutions beside a shortcut, which becomes a 1x1 convolution where size or channels change.
 
-    expansion = 1
-
-    def __init__(self, spec: ResNetSpec, dims: int, inputs: int, inner: int, stride: int) -> None:
-        super().__init__()
-        branch = [(inputs, inner, 3, stride), (inner, inner, 3, 1)]
-        self.preactivation = spec.preactivation
-        self.convolutions, self.norms, self.shortcut = _branch(spec, dims, branch, stride)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return _residual(self, x)
-
-
-class Bottleneck(nn.Module):
-    """1x1, 3x3 (with the stride) and 1x1 convolutions; the last has four times the channels of the others."""
-
-    expansion = 4
+    Basic: two of 3x3. Bottleneck: 1x1, 3x3 (with the stride), 1x1.
+    """
 
     def __init__(self, spec: ResNetSpec, dims: int, inputs: int, inner: int, stride: int) -> None:
         super().__init__()
-        branch = [(inputs, inner, 1, 1), (inner, inner, 3, stride), (inner, 4 * inner, 1, 1)]
+        basic = [(inputs, inner, 3, stride), (inner, inner, 3, 1)]
+        bottleneck = [(inputs, inner, 1, 1), (inner, inner, 3, stride), (inner, inner * EXPANSION, 1, 1)]
+        layers = basic if spec.depth < BOTTLENECK_FROM else bottleneck  # inputs, outputs, kernel, stride
         self.preactivation = spec.preactivation
-        self.convolutions, self.norms, self.shortcut = _branch(spec, dims, branch, stride)
+        self.convolutions = nn.ModuleList(convolution(dims, *layer) for layer in layers)
+        self.norms = nn.ModuleList(normalisation(spec.norm, dims, layer[0 if spec.preactivation else 1]) for layer in layers)
+        outputs = layers[-1][1]
+        self.shortcut: nn.Module = nn.Identity()
+        if stride > 1 or inputs != outputs:
+            self.shortcut = convolution(dims, inputs, outputs, 1, stride)
+            if not spec.preactivation:
+                self.shortcut = nn.Sequential(self.shortcut, normalisation(spec.norm, dims, outputs))
 
     def forward(self, x: Tensor) -> Tensor:
-        return _residual(self, x)
+        return self._before(x) if self.preactivation else self._after(x)
 
-
-def _branch(
-    spec: ResNetSpec, dims: int, branch: list[tuple[int, int, int, int]], stride: int
-) -> tuple[nn.ModuleList, nn.ModuleList, nn.Module]:
-    """The convolutions, norms and shortcut of a block; branch lists (inputs, outputs, kernel, stride)."""
-    convolutions = nn.ModuleList(convolution(dims, *layer) for layer in branch)
-    norms = nn.ModuleList(normalisation(spec.norm, dims, layer[0 if spec.preactivation else 1]) for layer in branch)
-    inputs, outputs = branch[0][0], branch[-1][1]
-    if stride == 1 and inputs == outputs:
-        return convolutions, norms, nn.Identity()
-    projection = convolution(dims, inputs, outputs, 1, stride)
-    if spec.preactivation:
-        return convolutions, norms, projection
-    return convolutions, norms, nn.Sequential(projection, normalisation(spec.norm, dims, outputs))
-
-
-def _residual(block: BasicBlock | Bottleneck, x: Tensor) -> Tensor:
-    if not block.preactivation:
+    def _after(self, x: Tensor) -> Tensor:
+        """2016: norm and ReLU after each convolution, the last ReLU after the sum."""
         y = x
-        for index, (conv, norm) in enumerate(zip(block.convolutions, block.norms, strict=True)):
+        for index, (conv, norm) in enumerate(zip(self.convolutions, self.norms, strict=True)):
             y = norm(conv(torch.relu(y) if index else y))
-        return torch.relu(y + block.shortcut(x))
-    y = torch.relu(block.norms[0](x))
-    # A projection reads the pre-activated input, an identity the raw one: the signal path stays free of non-linearities (2016b, fig. 4e).
-    shortcut = x if isinstance(block.shortcut, nn.Identity) else block.shortcut(y)
-    y = block.convolutions[0](y)
-    for conv, norm in zip(list(block.convolutions)[1:], list(block.norms)[1:], strict=True):
-        y = conv(torch.relu(norm(y)))
-    return y + shortcut
+        return torch.relu(y + self.shortcut(x))
+
+    def _before(self, x: Tensor) -> Tensor:
+        """2016b: norm and ReLU before each convolution. A projection reads the activated input, an identity the raw one (fig. 4e)."""
+        y = torch.relu(self.norms[0](x))
+        shortcut = x if isinstance(self.shortcut, nn.Identity) else self.shortcut(y)
+        for index, (conv, norm) in enumerate(zip(self.convolutions, self.norms, strict=True)):
+            y = conv(torch.relu(norm(y)) if index else y)
+        return y + shortcut
