@@ -1,0 +1,82 @@
+"""The promise of ray_jobs/: the same run as a job on a running cluster, with the same numbers and a true exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from cohorts import tiny_classification_cohort
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).resolve().parents[1]
+RAY = Path(sys.executable).with_name("ray")
+RECIPE: dict[str, Any] = {
+    "task": {"kind": "classification"},
+    "model": {"family": "resnet", "depth": 10, "width": 4},
+    "train": {"epochs": 1, "global_batch": 8},
+    "evaluation": {"splits": ["test"], "bootstrap": 50},
+}
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The environment of a client of a `ray start --head` node of our own: its own folder, ports and token."""
+    port, dashboard = _free_port(), _free_port()
+    short = Path(f"/tmp/hepdist-{os.getpid()}")  # a socket's path may have 107 characters
+    short.mkdir()
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    own = {"RAY_TMPDIR": str(short), "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_USAGE_STATS_ENABLED": "0"}
+    command = [RAY, "start", "--head", "--block", "--num-cpus", "3", "--object-store-memory", str(400 << 20)]
+    command += ["--port", str(port), "--dashboard-port", str(dashboard)]
+    log = tmp_path_factory.mktemp("head") / "log"
+    with open(log, "wb") as file, subprocess.Popen(command, env=plain | own, stdout=file, stderr=file) as head:
+        try:
+            deadline = time.monotonic() + 90
+            while "will now block" not in log.read_text():
+                assert time.monotonic() < deadline and head.poll() is None, log.read_text()
+                time.sleep(0.5)
+            yield plain | own | {"RAY_ADDRESS": f"http://127.0.0.1:{dashboard}"}
+        finally:
+            head.terminate()
+    subprocess.run(["rm", "-rf", str(short)], check=True)
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+def submit(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [RAY, "job", "submit", "--working-dir", ".", "--", sys.executable, "ray_jobs/train.py", *arguments]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_a_job_gives_the_same_scores_as_the_local_run(environment: dict[str, str], tmp_path: Path) -> None:
+    tiny_classification_cohort(tmp_path / "cohort", 40)
+    recipe = tmp_path / "tiny.yaml"
+    recipe.write_text(yaml.safe_dump({**RECIPE, "data": {"cohort": str(tmp_path / "cohort")}}))
+    job = submit(environment, str(recipe), f"runs={tmp_path}/job")
+    assert job.returncode == 0, job.stdout + job.stderr
+    alone = {name: value for name, value in environment.items() if not name.startswith("RAY_")}
+    local = [sys.executable, "ray_jobs/train.py", str(recipe), f"runs={tmp_path}/local"]
+    subprocess.run(local, cwd=ROOT, env=alone, check=True, capture_output=True)
+    first, second = (json.loads((tmp_path / where / "tiny/result.json").read_text()) for where in ("job", "local"))
+    assert first["split"] == second["split"]
+    assert first["split"]["test"]["n"] == 8
+
+
+def test_a_job_that_would_lose_its_run_fails_with_the_sentence_that_says_so(environment: dict[str, str]) -> None:
+    job = submit(environment, "demo")
+    assert job.returncode != 0
+    assert "'runs' is the relative path 'runs', but a job's working directory is a temporary copy" in job.stdout + job.stderr
