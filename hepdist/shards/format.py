@@ -74,14 +74,19 @@ def encode(tensor: TensorField, values: np.ndarray) -> pa.Array:
 
 def decode(tensor: TensorField, column: pa.Array | pa.ChunkedArray) -> np.ndarray:
     """A fixed_size_binary column as a read-only array[rows, *shape]; no copy when it is one chunk."""
-    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    if isinstance(array, pa.ChunkedArray):  # combine_chunks keeps an empty column chunked
-        array = array.chunk(0) if array.num_chunks else pa.array([], pa.binary(tensor.nbytes))
+    array = _one_array(column, pa.binary(tensor.nbytes)) if isinstance(column, pa.ChunkedArray) else column
     data = array.buffers()[1]
     if not len(array):
         return np.empty((0, *tensor.shape), tensor.dtype)
     flat = np.frombuffer(data, np.uint8, count=len(array) * tensor.nbytes, offset=array.offset * tensor.nbytes)
     return flat.view(tensor.dtype).reshape(len(array), *tensor.shape)
+
+
+def _one_array(column: pa.ChunkedArray, kind: pa.DataType) -> pa.Array:
+    """A column as one array; `combine_chunks` alone would copy a single chunk too."""
+    if column.num_chunks == 1:
+        return column.chunk(0)
+    return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], kind)
 
 
 def as_fixed_shape_tensor(tensor: TensorField, column: pa.Array) -> pa.ExtensionArray:
