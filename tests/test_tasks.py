@@ -263,6 +263,17 @@ def test_hd95_of_a_shifted_slab_is_the_shift_in_millimetres():
     assert surface_distance_95(slab, np.roll(slab, 2, axis=0), (2.5, 1, 1)) == 5.0
 
 
+def test_the_metric_that_selects_must_be_one_that_validation_has():
+    assert classification(select="loss").higher_is_better is False and classification().higher_is_better is True
+    task = segmentation(select="loss")
+    rows = task.predict(Identity(), {"image": noise(2, 3, 5, 6), "mask": blobs(2, 3, (5, 6))})
+    assert task.score(rows)[task.select] == pytest.approx(rows["loss"].mean())
+    with pytest.raises(RecipeError, match=r"^recipe key 'task.select' is 'auc': choose one of auroc, accuracy, loss$"):
+        classification(select="auc")
+    with pytest.raises(RecipeError, match=r"^recipe key 'task.select' is 'hd95': choose one of dice, dice_a, dice_b, loss$"):
+        segmentation(select="hd95")
+
+
 def test_a_task_without_its_column_is_refused_in_one_sentence():
     with pytest.raises(RecipeError, match=r"^recipe key 'task.kind' is 'classification', but the cohort has no labels"):
         classification((), ())

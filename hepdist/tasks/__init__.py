@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from hepdist.recipe import Recipe
     from hepdist.shards.manifest import Manifest
 
-__all__ = ["Task", "build", "forward"]
+__all__ = ["Task", "build", "forward", "selected"]
 
 
 class Task(Protocol):
@@ -57,6 +57,14 @@ def build(recipe: Recipe, manifest: Manifest) -> Task:
     from hepdist.tasks.segmentation import Segmentation
 
     return Segmentation(recipe, manifest)
+
+
+def selected(recipe: Recipe, usual: str, metrics: Sequence[str]) -> tuple[str, bool]:
+    """The validation metric that picks the best checkpoint, and whether higher is better; RecipeError where it is none of `metrics`."""
+    select = recipe.task.select or usual
+    if select not in metrics:
+        raise RecipeError(f"recipe key 'task.select' is '{select}': choose one of {', '.join(metrics)}")
+    return select, select != "loss"
 
 
 def forward(model: nn.Module, batch: dict[str, Tensor]) -> Tensor | list[Tensor]:

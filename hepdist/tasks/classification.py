@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, log_softmax, one_hot
 
-from hepdist.tasks import forward
+from hepdist.tasks import forward, selected
 
 if TYPE_CHECKING:
     from hepdist.recipe import Recipe
@@ -20,15 +20,12 @@ if TYPE_CHECKING:
 class Classification:
     """Cross-entropy on label int64[b] (-1: unlabelled), or binary cross-entropy on label uint8[b, K] where the cohort is multi-label."""
 
-    higher_is_better = True
-
     def __init__(self, recipe: Recipe, manifest: Manifest) -> None:
         self.classes = manifest.label_names
         self.multilabel = manifest.multilabel
         self.smoothing = recipe.task.label_smoothing
         self.test_flip = recipe.augment.test_flip
-        self.select = recipe.task.select or "auroc"
-        self.higher_is_better = self.select != "loss"
+        self.select, self.higher_is_better = selected(recipe, "auroc", ("auroc", "accuracy", "loss"))
         self.class_weights = _class_weights(manifest) if recipe.task.class_weights == "balanced" else None
 
     def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:

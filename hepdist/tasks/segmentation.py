@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, interpolate, one_hot
 
-from hepdist.tasks import forward
+from hepdist.tasks import forward, selected
 from hepdist.tasks.surface import surface_distance_95
 
 if TYPE_CHECKING:
@@ -29,8 +29,7 @@ class Segmentation:
         self.sigmoid = recipe.task.activation == "sigmoid"
         self.dice_weight = recipe.task.dice_weight
         self.test_flip = recipe.augment.test_flip
-        self.select = recipe.task.select or "dice"
-        self.higher_is_better = self.select != "loss"
+        self.select, self.higher_is_better = selected(recipe, "dice", ("dice", *(f"dice_{name}" for name in self.classes[1:]), "loss"))
 
     def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
         """dice_weight * soft Dice loss + (1 - dice_weight) * cross-entropy; coarser outputs count half of the one before."""
@@ -79,7 +78,7 @@ class Segmentation:
             rows["dice"] = 2 * overlap / both  # 0 / 0 is nan: nothing to find and nothing found
             if "hd95" in extras:
                 rows["hd95"] = _surface(found, truth, batch.get("spacing"))
-            if "loss" in extras:
+            if "loss" in extras or self.select == "loss":
                 rows["loss"] = self.loss(model, batch)
         return {name: (v.float() if v.is_floating_point() else v).cpu().numpy() for name, v in rows.items()}
 
@@ -99,12 +98,11 @@ class Segmentation:
 
         Also hd95 (mean over finite distances) and loss where rows hold them.
         """
-        scores = {"dice": 0.0}
         per_class = _mean(rows["dice"])
-        scores["dice"] = float(np.nanmean(per_class)) if np.isfinite(per_class).any() else float("nan")
+        scores = {"dice": float(_mean(per_class))}
         scores |= {f"dice_{name}": float(value) for name, value in zip(self.classes[1:], per_class, strict=True)}
         if "hd95" in rows:
-            scores["hd95"] = float(np.mean(_mean(np.where(np.isfinite(rows["hd95"]), rows["hd95"], np.nan))))
+            scores["hd95"] = float(_mean(_mean(rows["hd95"])))
         if "loss" in rows:
             scores["loss"] = float(rows["loss"].mean())
         return scores
@@ -138,7 +136,7 @@ def _surface(found: Tensor, truth: Tensor, spacing: Tensor | None) -> Tensor:
 
 
 def _mean(values: np.ndarray) -> np.ndarray:
-    """Mean over rows without nan, column by column; nan where a column has no value (without numpy's warning)."""
-    there = np.isfinite(values)
-    count = there.sum(0)
-    return np.where(count > 0, np.where(there, values, 0).sum(0) / np.maximum(count, 1), np.nan)
+    """The mean of the finite values along axis 0; nan where there is none."""
+    finite = np.isfinite(values)
+    count = finite.sum(0)
+    return np.where(count > 0, np.where(finite, values, 0).sum(0) / np.maximum(count, 1), np.nan)
