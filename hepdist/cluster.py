@@ -3,23 +3,41 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
 
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     # the controller notices a dead or finished worker this often; Ray's 2 s add up over restarts and short runs
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",
-    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
+OWN = {
+    # one machine, no cloud: nobody will announce that it is taken away, and the watcher is a process of 2.5 CPU seconds
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+}
+
+NO_SPARE_WORKERS = {"prestart_worker_first_driver": False}
+"""Ray prestarts a process a CPU, but not with the runtime environment of Ray Train's actors: nothing would use them."""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """The Ray that this process is connected to."""
+
+    cpus: float
+    gpus: float
+    own: bool
+    """Started by this process and gone with it."""
 
 
 @contextmanager
-def connect() -> Iterator[Any]:
-    """The `ray` module, connected; a Ray that was started here is shut down at the end, one that was found is left alone.
+def connect() -> Iterator[Cluster]:
+    """Connect to Ray; one that was started here is shut down at the end, one that was found is left alone.
 
     Inside a job, or with RAY_ADDRESS set, that cluster is used. Otherwise a local one is started, whose address replaces
     any stale `ray_current_cluster` file (which makes Ray's clean-up hang: docs/architecture.md).
@@ -29,17 +47,36 @@ def connect() -> Iterator[Any]:
     import ray
 
     if ray.is_initialized():
-        yield ray
+        yield _resources(own=False)
         return
     given = os.environ.get("RAY_ADDRESS")
+    imports = threading.Thread(target=_import_train, daemon=True)
+    imports.start()
     if given:
         ray.init(address=given, log_to_driver=False)
     else:
-        context = ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        os.environ.update(OWN)
+        context = ray.init(
+            address="local", include_dashboard=False, log_to_driver=False, logging_level="ERROR", _system_config=NO_SPARE_WORKERS
+        )
         os.environ["RAY_ADDRESS"] = context.address_info["gcs_address"]
+    imports.join()
     try:
-        yield ray
+        yield _resources(own=not given)
     finally:
         ray.shutdown()
         if not given:
             os.environ.pop("RAY_ADDRESS", None)
+
+
+def _import_train() -> None:
+    """Ray Train and Ray Data take seconds to import, which ray.init spends waiting for its processes."""
+    import ray.data
+    import ray.train.v2.api.data_parallel_trainer  # noqa: F401
+
+
+def _resources(own: bool) -> Cluster:
+    import ray
+
+    total = ray.cluster_resources()
+    return Cluster(total.get("CPU", 0.0), total.get("GPU", 0.0), own)

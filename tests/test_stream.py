@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from cohorts import tiny_classification_cohort
 
+from cohorts import tiny_classification_cohort
 from hepdist.errors import CohortError
 from hepdist.shards.plan import Plan
 from hepdist.shards.read import SplitReader

@@ -15,16 +15,16 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from cohorts import tiny_classification_cohort, tiny_segmentation_cohort
 from safetensors.torch import load_file
 
+from cohorts import tiny_classification_cohort, tiny_segmentation_cohort
 from hepdist.errors import CohortError, RecipeError, RunError
 from hepdist.recipe import Recipe
 from hepdist.shards.manifest import sha256_of
 from hepdist.spec import parse
 from hepdist.training.checkpoint import digest, newest_first
 from hepdist.training.launch import train
-from hepdist.training.log import read_metrics
+from hepdist.training.metrics_file import read_metrics
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 

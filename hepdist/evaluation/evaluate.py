@@ -19,7 +19,7 @@ from hepdist.evaluation.score import Scorer, score_split
 from hepdist.recipe import Recipe, load_recipe
 from hepdist.shards.manifest import SPLITS, Manifest
 from hepdist.shards.read import SplitReader
-from hepdist.training.log import read_metrics
+from hepdist.training.metrics_file import read_metrics
 from hepdist.training.preflight import fits_cluster
 
 PREDICTIONS = "predictions.parquet"
@@ -37,9 +37,8 @@ def evaluate(run: str | Path, *, split: str | Sequence[str] = "test", cohort: st
     if not (run / "recipe.yaml").is_file():
         raise RunError(f"no run at '{run.name}' (no recipe.yaml); train one with: hepdist train RECIPE")
     recipe = load_recipe(run / "recipe.yaml")
-    with connect() as ray:
-        resources = ray.cluster_resources()
-        device = fits_cluster(recipe, resources.get("CPU", 0), resources.get("GPU", 0))
+    with connect() as cluster:
+        device = fits_cluster(recipe, cluster)
         if cohort is not None:
             return _evaluate_external(run, recipe, cohort, device)
         splits = (split,) if isinstance(split, str) else tuple(split)

@@ -30,7 +30,7 @@ from hepdist.evaluation.wording import (
     threshold_sentence,
 )
 from hepdist.shards.manifest import Manifest
-from hepdist.training.log import METRICS, read_metrics
+from hepdist.training.metrics_file import METRICS, read_metrics
 
 REPORT = "report.html"
 Figure = tuple[Markup, str, str]

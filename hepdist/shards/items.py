@@ -17,11 +17,8 @@ from ray.data import Datasource, ExecutionResources, ReadTask
 from ray.data.block import BlockMetadata
 
 from hepdist.shards.format import encode
-from hepdist.shards.plan import Plan
+from hepdist.shards.plan import READER_CPUS, Plan
 from hepdist.shards.read import open_split
-
-READER_CPUS = 0.1
-"""CPUs that a read task asks of Ray: with the 0.9 of a training worker a pair fits one core, and neither starves."""
 
 
 def blocks(items: Items, readers: int) -> Iterator[pa.Table]:

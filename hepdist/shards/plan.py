@@ -14,6 +14,9 @@ import numpy as np
 
 from hepdist.shards.order import Order, portion, window_batches
 
+READER_CPUS = 0.1
+"""CPUs that a read task asks of Ray: with the 0.9 of a training worker a pair fits one core, and neither starves."""
+
 
 @dataclass(frozen=True)
 class Plan:

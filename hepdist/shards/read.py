@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hepdist.errors import CohortError
-from hepdist.recipe import Recipe
 from hepdist.shards.format import TensorField, decode
 from hepdist.shards.manifest import MANIFEST, Manifest, Shard
+
+if TYPE_CHECKING:
+    from hepdist.recipe import Recipe
 
 
 class SplitReader:

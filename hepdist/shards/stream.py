@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pyarrow as pa
@@ -37,7 +38,10 @@ class Stream:
         """Seconds that the consumer has waited for data so far."""
         first, last = plan.first_item(cursor, rank, world), plan.items(rank, world)
         skip = cursor % plan.order.rows // plan.global_batch % plan.order.window_batches
-        self._blocks = blocks(Items(plan, rank, world, first, last, skip), readers)
+        self._pipeline = blocks(Items(plan, rank, world, first, last, skip), readers)
+        # A generator starts at its first `next`: asked for here, the pipeline comes up while the caller builds its engine.
+        self._first = ThreadPoolExecutor(1).submit(next, self._pipeline, None)
+        self._blocks = self._all_blocks()
         self._block: pa.Table | None = None
         self._taken = 0
 
@@ -61,7 +65,14 @@ class Stream:
 
     def close(self) -> None:
         """Stop reading ahead, where a run ends before its plan."""
-        self._blocks.close()
+        self._first.result()
+        self._pipeline.close()
+
+    def _all_blocks(self) -> Iterator[pa.Table]:
+        first = self._first.result()
+        if first is not None:
+            yield first
+        yield from self._pipeline
 
     def _next(self, rows: int) -> Batch:
         """The next `rows` rows; a batch never spans two blocks, since items hold whole batches."""

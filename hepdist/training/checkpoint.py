@@ -8,12 +8,13 @@ import os
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
-
-import torch
-from safetensors.torch import load_file, save_file
+from typing import TYPE_CHECKING
 
 from hepdist.errors import RunError
 from hepdist.shards.manifest import sha256_of
+
+if TYPE_CHECKING:
+    import torch
 
 SUMS = "sha256.json"
 
@@ -47,6 +48,8 @@ def save(folder: Path, checkpoint: Checkpoint, texts: dict[str, str]) -> Path:
 
     texts: further small files by name (recipe.yaml, normalisation.json), so that the checkpoint explains itself.
     """
+    from safetensors.torch import save_file  # brings torch, which the driver does without
+
     final = folder / f"samples-{checkpoint.progress.cursor:012d}"
     part = folder / f".{final.name}.part"
     shutil.rmtree(part, ignore_errors=True)
@@ -90,6 +93,8 @@ def verify(folder: Path) -> None:
 
 def load(folder: Path) -> Checkpoint:
     """A verified checkpoint; nothing is unpickled. Raises RunError where a file is damaged."""
+    from safetensors.torch import load_file
+
     verify(folder)
     ema = folder / "ema.safetensors"
     return Checkpoint(

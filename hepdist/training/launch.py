@@ -8,10 +8,13 @@ import shutil
 import time
 from pathlib import Path
 
+import psutil
+
 from hepdist.cluster import connect
 from hepdist.ingest.check import check_cohort
 from hepdist.recipe import Recipe
 from hepdist.shards.manifest import Manifest
+from hepdist.shards.plan import READER_CPUS
 from hepdist.training.checkpoint import intact
 from hepdist.training.preflight import fits_cluster, fits_cohort, same_experiment
 
@@ -32,11 +35,12 @@ def train(recipe: Recipe, *, fresh: bool = False) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "recipe.yaml").write_text(recipe.dump(), encoding="utf-8")
     (folder / "cohort.sha256").write_text(manifest.sha256())
-    with connect() as ray:
-        resources = ray.cluster_resources()
-        device = fits_cluster(recipe, resources.get("CPU", 0), resources.get("GPU", 0))
+    phases = {"command": psutil.Process().create_time()}
+    with connect() as cluster:
+        phases["connected"] = time.time()
+        device = fits_cluster(recipe, cluster)
         if not is_finished(folder):
-            fit(recipe, folder, device, samples=manifest.rows("train") * recipe.train.epochs)
+            fit(recipe, folder, device, manifest.rows("train") * recipe.train.epochs, phases, own_ray=cluster.own)
         if recipe.evaluation.splits:
             from hepdist.evaluation.evaluate import evaluate
 
@@ -60,20 +64,23 @@ def is_finished(folder: Path) -> bool:
     return newest is not None and bool(json.loads((newest / "progress.json").read_text())["finished"])
 
 
-def fit(recipe: Recipe, folder: Path, device: str, samples: int) -> None:
-    """Run the workers to the end under Ray Train; what a worker raised reaches the caller as WorkerGroupError."""
+def fit(recipe: Recipe, folder: Path, device: str, samples: int, phases: dict[str, float], *, own_ray: bool) -> None:
+    """Run the workers to the end under Ray Train; what a worker raised reaches the caller as WorkerGroupError.
+
+    samples: of the whole run; phases: UNIX times of the start so far, which the worker completes in startup.json;
+    own_ray: Ray ends with this process.
+    """
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, int(recipe.train.cpus_per_worker))))  # more threads would fight over cores
     from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
 
-    from hepdist.shards.items import READER_CPUS
     from hepdist.training.progress import follow
-    from hepdist.training.worker import work
+    from hepdist.training.trainer import Trainer, run_worker
 
-    trainer = TorchTrainer(
-        work,
-        train_loop_config={"recipe": recipe.model_dump(mode="json"), "folder": str(folder), "device": device},
-        torch_config=TorchConfig(backend="nccl" if device == "cuda" else "gloo"),
+    phases["fit"] = time.time()
+    trainer = Trainer(
+        run_worker,
+        own_ray=own_ray,
+        train_loop_config={"recipe": recipe.model_dump(mode="json"), "folder": str(folder), "device": device, "phases": phases},
         scaling_config=ScalingConfig(
             num_workers=recipe.train.workers,
             use_gpu=device == "cuda",
@@ -88,4 +95,3 @@ def fit(recipe: Recipe, folder: Path, device: str, samples: int) -> None:
     with follow(folder, recipe, samples):
         trainer.fit()
     shutil.rmtree(folder / ".ray", ignore_errors=True)
-

@@ -12,17 +12,23 @@ import torch
 import torch.distributed as dist
 
 from hepdist.errors import RunError
+from hepdist.training.metrics_file import METRICS, drop_lines_beyond
 
 REPORTS_AN_EPOCH = 10
-METRICS = "metrics.jsonl"
+STARTUP = "startup.json"
 
 
 class Log:
     """Collects the loss of each step and reports a few times an epoch; between reports nothing waits for the device."""
 
-    def __init__(self, folder: Path, rank: int, device: torch.device, samples: int, rows: int, batches: int) -> None:
-        """samples: consumed so far (lines beyond it, from before a crash, are dropped); rows, batches: of an epoch."""
-        self.rank, self.device, self.rows = rank, device, rows
+    def __init__(
+        self, folder: Path, rank: int, device: torch.device, samples: int, rows: int, batches: int, phases: dict[str, float]
+    ) -> None:
+        """samples: consumed so far (lines beyond it, from before a crash, are dropped); rows, batches: of an epoch.
+
+        phases: UNIX times from the command to here; the first step completes them in startup.json.
+        """
+        self.rank, self.device, self.rows, self.folder, self.phases = rank, device, rows, folder, phases
         self.every = max(1, batches // REPORTS_AN_EPOCH)
         self.began = self.last = time.perf_counter()
         self.last_samples, self.last_wait, self.before_s = samples, 0.0, 0.0
@@ -31,7 +37,7 @@ class Log:
         if rank == 0:
             from torch.utils.tensorboard import SummaryWriter
 
-            self.before_s = _drop_lines_beyond(self.path, samples)
+            self.before_s = drop_lines_beyond(self.path, samples)
             self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=samples)
 
     def step(self, step: int, cursor: int, loss: torch.Tensor, lr: float, waited_s: float, *, report: bool) -> None:
@@ -39,10 +45,21 @@ class Log:
 
         report: now, whatever the interval; before a checkpoint, so that a resumed run averages over the same steps.
         """
+        if self.phases:
+            self._started(waited_s)
         self.loss[0] += loss
         self.loss[1] += 1
         if report or step % self.every == 0 or cursor % self.rows == 0:
             self._report(step, cursor, lr, waited_s)
+
+    def _started(self, waited_s: float) -> None:
+        """Write where the time from the command to the first step went."""
+        if self.rank == 0:
+            now = time.time()
+            (self.folder / STARTUP).write_text(
+                json.dumps({**self.phases, "first_step": now, "waited_for_first_batch_s": waited_s}, indent=1)
+            )
+        self.phases = {}
 
     def _report(self, step: int, cursor: int, lr: float, waited_s: float) -> None:
         totals = self.loss.clone()
@@ -84,22 +101,6 @@ class Log:
     def close(self) -> None:
         if self.rank == 0:
             self.board.close()
-
-
-def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The lines of a run's metrics.jsonl; a last half-written one is left out."""
-    path = folder / METRICS
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
-
-
-def _drop_lines_beyond(path: Path, samples: int) -> float:
-    """Forget what a crashed attempt reported after the checkpoint; returns the wall-clock seconds kept."""
-    kept = [line for line in read_metrics(path.parent) if line["samples"] <= samples] if samples else []
-    part = path.with_name(f".{path.name}.part")
-    part.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-    part.rename(path)
-    return float(kept[-1].get("wall_s", 0.0)) if kept else 0.0
 
 
 def peak_memory_gib(device: torch.device) -> float:

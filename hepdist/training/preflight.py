@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from hepdist.cluster import Cluster
 from hepdist.errors import RecipeError, RunError
 from hepdist.recipe import Recipe
 from hepdist.shards.manifest import Manifest
@@ -61,9 +62,9 @@ def same_experiment(recipe: Recipe, manifest: Manifest, folder: Path) -> None:
         )
 
 
-def fits_cluster(recipe: Recipe, cpus: float, gpus: float) -> str:
+def fits_cluster(recipe: Recipe, cluster: Cluster) -> str:
     """'cuda' or 'cpu' for the workers; raise RecipeError where the cluster can never hold them."""
-    train = recipe.train
+    train, cpus, gpus = recipe.train, cluster.cpus, cluster.gpus
     if train.device == "cuda" and gpus < train.workers:
         raise RecipeError(
             f"recipe key 'train.workers' is {train.workers}, but the cluster has {gpus:g} GPUs; use train.workers={max(1, int(gpus))} or train.device=cpu"

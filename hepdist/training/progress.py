@@ -9,7 +9,7 @@ from pathlib import Path
 
 from hepdist.console import err, plain, progress
 from hepdist.recipe import Recipe
-from hepdist.training.log import read_metrics
+from hepdist.training.metrics_file import read_metrics
 
 POLL_S = 0.5
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,8 @@ def plan_of(recipe: Recipe, manifest: Manifest) -> Plan:
 
 
 def work(config: dict[str, Any]) -> None:
-    """The training function that Ray Train runs on each worker; `config` is {'recipe', 'folder', 'device'}."""
+    """The training function that Ray Train runs on each worker; `config` is {'recipe', 'folder', 'device', 'phases'}."""
+    phases = {**config["phases"], "worker": time.time()}
     warm = threading.Thread(target=_import_while_waiting, daemon=True)
     warm.start()
     recipe: Recipe = parse(Recipe, config["recipe"])
@@ -71,8 +73,9 @@ def work(config: dict[str, Any]) -> None:
         engines.restore(engine, state.weights, state.optimizer, example_inputs(model.inputs, signature, device))
         if ema and state.ema:
             ema.load(state.ema)
+    phases["engine"] = time.time()
     task = build_task(recipe, manifest)
-    log = Log(folder, rank, device, progress.cursor, plan.order.rows, plan.order.batches)
+    log = Log(folder, rank, device, progress.cursor, plan.order.rows, plan.order.batches, phases)
     judge = build_model(recipe, signature).to(device).eval()  # a plain copy: the engine's stage does not matter to it
 
     def weights_to_judge() -> dict[str, torch.Tensor]:
