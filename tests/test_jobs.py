@@ -32,13 +32,18 @@ RECIPE: dict[str, Any] = {
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """The environment of a client of a `ray start --head` node of our own: its own folder, ports and token."""
-    port, dashboard = _free_port(), _free_port()
+    dashboard = _free_port()
+    ports = {
+        "port": _free_port(),
+        "dashboard-port": dashboard,
+        "dashboard-agent-listen-port": _free_port(),
+    }  # other Rays may have the usual ones
     short = Path(f"/tmp/hepdist-{os.getpid()}")  # a socket's path may have 107 characters
     short.mkdir()
     plain = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     own = {"RAY_TMPDIR": str(short), "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_USAGE_STATS_ENABLED": "0"}
     command = [RAY, "start", "--head", "--block", "--num-cpus", "3", "--object-store-memory", str(400 << 20)]
-    command += ["--port", str(port), "--dashboard-port", str(dashboard)]
+    command += [f"--{name}={number}" for name, number in ports.items()]
     log = tmp_path_factory.mktemp("head") / "log"
     with open(log, "wb") as file, subprocess.Popen(command, env=plain | own, stdout=file, stderr=file) as head:
         try:
@@ -58,8 +63,14 @@ def _free_port() -> int:
 
 
 def submit(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Submit and wait; a head node that was just started has no agent to run jobs yet."""
     command = [RAY, "job", "submit", "--working-dir", ".", "--", sys.executable, "ray_jobs/train.py", *arguments]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    deadline = time.monotonic() + 90
+    while True:
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+        if "No available agent" not in done.stderr or time.monotonic() > deadline:
+            return done
+        time.sleep(1)
 
 
 def test_a_job_gives_the_same_scores_as_the_local_run(environment: dict[str, str], tmp_path: Path) -> None:
