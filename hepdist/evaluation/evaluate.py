@@ -15,7 +15,7 @@ from hepdist.errors import RunError
 from hepdist.evaluation.metrics import choose_threshold
 from hepdist.evaluation.report import write_report
 from hepdist.evaluation.result import read_result, summarise, write_result
-from hepdist.evaluation.score import Scorer, score_split
+from hepdist.evaluation.score import Scorer, score_splits
 from hepdist.recipe import Recipe, load_recipe
 from hepdist.shards.manifest import SPLITS, Manifest
 from hepdist.shards.read import SplitReader
@@ -50,7 +50,7 @@ def _evaluate_own(run: Path, recipe: Recipe, splits: tuple[str, ...], device: st
     model = (run / "model" / "sha256.json").read_text() if (run / "model").is_dir() else ""
     before = _still_true(run, model, manifest)
     wanted = set(splits) | ({"val"} if recipe.task.threshold == "validation" and "val" not in before else set())
-    tables = {**before, **{s: predict_split(run, recipe, manifest, recipe.data.cohort, s, device) for s in SPLITS if s in wanted}}
+    tables = {**before, **predict_splits(run, recipe, manifest, recipe.data.cohort, [s for s in SPLITS if s in wanted], device)}
     threshold = _threshold(recipe, manifest, tables.get("val"))
     _write(run, recipe, manifest, tables, threshold, {"model_sha256s": model})
     _keep_examples(run, recipe, recipe.data.cohort, tables, device)
@@ -66,22 +66,25 @@ def _evaluate_external(run: Path, recipe: Recipe, cohort: str, device: str) -> d
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     shutil.copy(run / "recipe.yaml", folder / "recipe.yaml")
-    parts = [predict_split(run, recipe, manifest, cohort, s, device) for s in SPLITS if manifest.rows(s)]
-    table = pd.concat(parts, ignore_index=True).assign(split="external")
+    parts = predict_splits(run, recipe, manifest, cohort, [s for s in SPLITS if manifest.rows(s)], device)
+    table = pd.concat(parts.values(), ignore_index=True).assign(split="external")
     threshold = float(read_result(run)["threshold"]["value"])
     _write(folder, recipe, manifest, {"external": table}, threshold, {"trained_on": own.sha256(), "cohort": manifest.name})
     write_report(folder, Path(cohort), split="external")
     return read_result(folder)
 
 
-def predict_split(run: Path, recipe: Recipe, manifest: Manifest, cohort: str, split: str, device: str) -> pd.DataFrame:
-    """A split's rows of predictions.parquet (docs/format.md), every row of the split once."""
-    rows = manifest.rows(split)
-    if not rows:
-        raise RunError(
-            f"cohort '{manifest.name}' has no rows in split '{split}'; choose one of {', '.join(s for s in SPLITS if manifest.rows(s))}"
-        )
-    scored = score_split(run, recipe, cohort, split, rows, device)
+def predict_splits(run: Path, recipe: Recipe, manifest: Manifest, cohort: str, splits: list[str], device: str) -> dict[str, pd.DataFrame]:
+    """The rows of predictions.parquet (docs/format.md) of each split, every row of it once."""
+    for split in splits:
+        if not manifest.rows(split):
+            there = ", ".join(s for s in SPLITS if manifest.rows(s))
+            raise RunError(f"cohort '{manifest.name}' has no rows in split '{split}'; choose one of {there}")
+    scored = score_splits(run, recipe, cohort, {split: manifest.rows(split) for split in splits}, device)
+    return {split: _table(recipe, manifest, cohort, split, scored[split]) for split in splits}
+
+
+def _table(recipe: Recipe, manifest: Manifest, cohort: str, split: str, scored: dict[str, np.ndarray]) -> pd.DataFrame:
     keys = SplitReader(cohort, manifest, split).strings(("sample_id", "patient", "split")).to_pandas()
     columns: dict[str, Any] = {name: keys[name] for name in keys}
     if recipe.task.kind == "classification":
@@ -186,6 +189,6 @@ def _keep_examples(run: Path, recipe: Recipe, cohort: str, tables: dict[str, pd.
     order = np.argsort(table[[c for c in table if c.startswith("dice_")]].mean(axis=1).fillna(0).to_numpy())
     middle = len(order) // 2
     chosen = dict.fromkeys([*order[:EXAMPLES], *order[middle : middle + EXAMPLES], *order[-EXAMPLES:]])
-    scorer = Scorer(str(run), cohort, "test", device, threads=1)
-    masks = {f"{table['sample_id'][row]}/pred": scorer.predict_rows(np.array([row]), ("mask",))["mask"][0] for row in chosen}
+    scorer = Scorer(str(run), cohort, device, threads=1)
+    masks = {f"{table['sample_id'][row]}/pred": scorer.predict("test", np.array([row]), ("mask",))["mask"][0] for row in chosen}
     np.savez_compressed(run / "examples.npz", **masks)

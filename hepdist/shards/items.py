@@ -6,7 +6,7 @@ Read tasks run in processes of their own, which would each pay seconds if this m
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from hepdist.shards.plan import READER_CPUS, Plan
 from hepdist.shards.read import open_split
 
 
-def blocks(items: Items, readers: int) -> Iterator[pa.Table]:
+def blocks(items: Items, readers: int) -> Generator[pa.Table, None, None]:
     """The pipeline: one executor for all items, in order, a few windows ahead of the consumer."""
     count = items.last - items.first
     if not count:
@@ -40,11 +40,11 @@ def blocks(items: Items, readers: int) -> Iterator[pa.Table]:
 
 
 class Items(Datasource):
-    """The plan's items as Ray Data read tasks: a task holds a number and derives the rest."""
+    """The plan's items [first, last) as Ray Data read tasks: a task holds a number and derives the rest."""
 
-    def __init__(self, plan: Plan, rank: int, world: int, first: int, last: int, skip: int) -> None:
+    def __init__(self, plan: Plan, rank: int, world: int, first: int, last: int) -> None:
         super().__init__()
-        self.plan, self.rank, self.world, self.first, self.last, self.skip = plan, rank, world, first, last, skip
+        self.plan, self.rank, self.world, self.first, self.last = plan, rank, world, first, last
 
     def estimate_inmemory_data_size(self) -> int | None:
         return None
@@ -53,26 +53,25 @@ class Items(Datasource):
         size = int(self.plan.window_mib * 2**20 / self.world)
         metadata = BlockMetadata(num_rows=None, size_bytes=size, exec_stats=None, input_files=None)
         plan = ray.put(self.plan)  # once, not in each of thousands of tasks
-        return [
-            ReadTask(functools.partial(_read, [plan], item, self.rank, self.world, self.skip if item == self.first else 0), metadata)
-            for item in range(self.first, self.last)
-        ]
+        items = range(self.first, self.last)
+        return [ReadTask(functools.partial(_read, [plan], item, self.rank, self.world), metadata) for item in items]
 
 
-def _read(plan_ref: list[ray.ObjectRef], item: int, rank: int, world: int, skip: int) -> Iterator[pa.Table]:
-    """One item as one block: rows gathered in batch order, tensors still as bytes, so that Ray passes them through untouched."""
-    plan: Plan = ray.get(plan_ref[0])
+def _read(plan: list[ray.ObjectRef], item: int, rank: int, world: int) -> Iterator[pa.Table]:
+    yield read_item(ray.get(plan[0]), item, rank, world)
+
+
+def read_item(plan: Plan, item: int, rank: int, world: int, skip: int = 0) -> pa.Table:
+    """One item as one table: rows gathered in batch order, the plan's columns, row and position; `skip` global batches left out.
+
+    Tensors stay bytes, so that Ray passes them through untouched.
+    """
     kind, epoch, part = plan.locate(item, rank, world)
     if kind == "train":
         rows, positions = plan.train_rows(epoch, part, rank, world, skip)
     else:
         rows = positions = plan.validation_rows(part, rank, world)
-    yield block_of(plan, kind, rows, positions)
-
-
-def block_of(plan: Plan, split: str, rows: np.ndarray, positions: np.ndarray) -> pa.Table:
-    """The given rows of a split as one table: the plan's columns, row and position."""
-    reader = open_split(plan.cohort, split)
+    reader = open_split(plan.cohort, kind)
     arrays = reader.arrays(rows, plan.columns)
     fields = reader.manifest.fields
     columns = {name: encode(fields[name], values) if name in fields else pa.array(values) for name, values in arrays.items()}

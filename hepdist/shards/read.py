@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from hepdist.errors import CohortError
 from hepdist.shards.format import TensorField, decode
 from hepdist.shards.manifest import MANIFEST, Manifest, Shard
+from hepdist.shards.pages import row_offsets
 
 if TYPE_CHECKING:
     from hepdist.recipe import Recipe
@@ -42,10 +43,10 @@ class SplitReader:
         out = {name: self._empty(name, len(rows)) for name in columns}
         for group in np.unique(group_of):
             place = np.flatnonzero(group_of == group)
+            place = place[np.argsort(rows[place])]  # in file order: what is not in memory yet is read ahead by the system
             inside = rows[place] - self.starts[group]
-            table = self._row_group(int(group), columns)
-            for name in columns:
-                _gather(self._values(name, table.column(name)), inside, out[name], place)
+            for name, (data, offsets) in self._places(int(group), columns).items():
+                _copy(data, offsets[inside], out[name], place)
         return out
 
     def strings(self, columns: Sequence[str]) -> pa.Table:
@@ -56,15 +57,26 @@ class SplitReader:
             [pq.read_table(self.cohort / s.path, columns=list(columns)) for s in self.shards], promote_options="permissive"
         )
 
-    def _row_group(self, group: int, columns: Sequence[str]) -> pa.Table:
-        index, number, rows = self.groups[group]
+    def _places(self, group: int, columns: Sequence[str]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Where a row group's values are, by column: bytes uint8[...], and int64[rows], the first byte of each row in them.
+
+        Plain pages of tensors are left in the mapped shard; whatever else there is is decoded.
+        """
+        index, number, rows = (int(value) for value in self.groups[group])
         shard = self.shards[index]
-        table = _open(self.cohort / shard.path, shard).read_row_group(int(number), columns=list(columns), use_threads=False)
-        if table.num_rows != rows:
-            raise CohortError(
-                f"shard '{shard.path}' row group {number} has {table.num_rows} rows instead of {rows}; ingest the cohort again"
-            )
-        return table
+        path = self.cohort / shard.path
+        fields = self.manifest.fields
+        offsets = {name: _offsets(path, shard, number, name, fields[name].nbytes) for name in columns if name in fields}
+        found = {name: (_map(path, shard), places) for name, places in offsets.items() if places is not None}
+        if rest := [name for name in columns if name not in found]:
+            table = _open(path, shard).read_row_group(number, columns=rest, use_threads=False)
+            found |= {name: _as_bytes(self._values(name, table.column(name))) for name in rest}
+        for _, places in found.values():
+            if len(places) != rows:
+                raise CohortError(
+                    f"shard '{shard.path}' row group {number} has {len(places)} rows instead of {rows}; ingest the cohort again"
+                )
+        return found
 
     def _empty(self, name: str, rows: int) -> np.ndarray:
         tensor = self.manifest.fields.get(name)
@@ -77,13 +89,31 @@ class SplitReader:
         return column.combine_chunks().fill_null(-1).to_numpy(zero_copy_only=False)
 
 
-def _gather(values: np.ndarray, inside: np.ndarray, out: np.ndarray, place: np.ndarray) -> None:
-    """out[place] = values[inside], by whole rows of bytes: one memcpy a row, where fancy indexing walks elements."""
-    if values.ndim == 1:
-        out[place] = values[inside]
-        return
-    for source, target in zip(inside.tolist(), place.tolist(), strict=True):
-        out[target] = values[source]
+def _as_bytes(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """values[rows, ...] as its bytes and the first byte of each row."""
+    data = np.ascontiguousarray(values).reshape(-1).view(np.uint8)
+    return data, np.arange(len(values), dtype=np.int64) * (len(data) // max(1, len(values)))
+
+
+def _copy(data: np.ndarray, offsets: np.ndarray, out: np.ndarray, place: np.ndarray) -> None:
+    """Row place[i] of out becomes the bytes of data from offsets[i] on: one memcpy a row, where fancy indexing walks elements."""
+    flat = out.reshape(-1).view(np.uint8).reshape(len(out), -1)
+    size = flat.shape[1]
+    for offset, row in zip(offsets.tolist(), place.tolist(), strict=True):
+        flat[row] = data[offset : offset + size]
+
+
+@lru_cache(maxsize=1024)
+def _offsets(path: Path, shard: Shard, group: int, name: str, nbytes: int) -> np.ndarray | None:
+    """`row_offsets`, kept: headers are walked once a process."""
+    return row_offsets(_open(path, shard), _map(path, shard), group, name, nbytes)
+
+
+@lru_cache(maxsize=64)
+def _map(path: Path, shard: Shard) -> np.ndarray:
+    """An open shard's bytes, uint8, mapped."""
+    _open(path, shard)  # checks that the shard is there, whole
+    return np.memmap(path, np.uint8, mode="r").view(np.ndarray)
 
 
 @lru_cache(maxsize=64)
@@ -93,7 +123,7 @@ def _open(path: Path, shard: Shard) -> pq.ParquetFile:
         raise CohortError(f"shard '{shard.path}' is missing; ingest the cohort again")
     if path.stat().st_size != shard.bytes:
         raise CohortError(f"shard '{shard.path}' has {path.stat().st_size} bytes instead of {shard.bytes}; ingest the cohort again")
-    return pq.ParquetFile(path, memory_map=True)
+    return pq.ParquetFile(path)  # pyarrow's own mapping takes 5 times as long for a small column beside a large one
 
 
 @lru_cache(maxsize=8)

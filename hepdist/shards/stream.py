@@ -5,14 +5,14 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 import numpy as np
 import pyarrow as pa
 import torch
 
 from hepdist.shards.format import decode
-from hepdist.shards.items import Items, blocks
+from hepdist.shards.items import Items, blocks, read_item
 from hepdist.shards.manifest import Manifest
 from hepdist.shards.order import portion
 from hepdist.shards.plan import Plan
@@ -38,9 +38,8 @@ class Stream:
         """Seconds that the consumer has waited for data so far."""
         first, last = plan.first_item(cursor, rank, world), plan.items(rank, world)
         skip = cursor % plan.order.rows // plan.global_batch % plan.order.window_batches
-        self._pipeline = blocks(Items(plan, rank, world, first, last, skip), readers)
-        # A generator starts at its first `next`: asked for here, the pipeline comes up while the caller builds its engine.
-        self._first = ThreadPoolExecutor(1).submit(next, self._pipeline, None)
+        self._pipeline = blocks(Items(plan, rank, world, min(first + 1, last), last), readers)
+        self._ahead = self._start(first, last, skip)
         self._blocks = self._all_blocks()
         self._block: pa.Table | None = None
         self._taken = 0
@@ -65,13 +64,27 @@ class Stream:
 
     def close(self) -> None:
         """Stop reading ahead, where a run ends before its plan."""
-        self._first.result()
+        wait(self._ahead)
         self._pipeline.close()
 
+    def _start(self, first: int, last: int, skip: int) -> list[Future[pa.Table | None]]:
+        """The first two blocks, on their way: the caller builds its engine meanwhile.
+
+        The first is read in this process: Ray's readers are processes that take seconds to come up, and the pipeline, a generator,
+        starts only when its first block is asked for.
+        """
+        if first == last:
+            return []
+        threads = ThreadPoolExecutor(2)
+        ahead = [threads.submit(read_item, self.plan, first, self.rank, self.world, skip), threads.submit(next, self._pipeline, None)]
+        threads.shutdown(wait=False)
+        return ahead
+
     def _all_blocks(self) -> Iterator[pa.Table]:
-        first = self._first.result()
-        if first is not None:
-            yield first
+        while self._ahead:
+            block = self._ahead.pop(0).result()
+            if block is not None and block.num_rows:
+                yield block
         yield from self._pipeline
 
     def _next(self, rows: int) -> Batch:
