@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Iterator
@@ -56,10 +57,10 @@ def connect() -> Iterator[Cluster]:
         ray.init(address=given, log_to_driver=False)
     else:
         os.environ.update(OWN)
-        context = ray.init(
-            address="local", include_dashboard=False, log_to_driver=False, logging_level="ERROR", _system_config=NO_SPARE_WORKERS
+        ray.init(
+            address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, _system_config=NO_SPARE_WORKERS
         )
-        os.environ["RAY_ADDRESS"] = context.address_info["gcs_address"]
+        os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
     imports.join()
     try:
         yield _resources(own=not given)

@@ -87,7 +87,14 @@ def worker(rank: int, port: int, out: str) -> None:
     from hepdist.training import engine as engines
 
     cpu, example, results, halves = torch.device("cpu"), (torch.zeros(1, 1, 12, 12),), {}, {}
-    cases = [(stage, "fp32", BATCH) for stage in range(4)] + [(0, "fp32", 1), (2, "fp32", 2), (0, "bf16", BATCH), (1, "bf16", BATCH), (2, "bf16", BATCH), (3, "bf16", BATCH)]
+    cases = [(stage, "fp32", BATCH) for stage in range(4)] + [
+        (0, "fp32", 1),
+        (2, "fp32", 2),
+        (0, "bf16", BATCH),
+        (1, "bf16", BATCH),
+        (2, "bf16", BATCH),
+        (3, "bf16", BATCH),
+    ]
     for stage, precision, micro in cases:
         engine = engines.build_engine(net(), recipe(stage, precision, micro), micro, cpu)
         losses = advance(engine, 0, STEPS // 2, micro)

@@ -180,7 +180,9 @@ def test_phantom_xrays_join_their_emr_rows_and_take_their_label_from_them(phanto
     assert manifest.normalisation["emr"]["mean"][alt] == pytest.approx(np.mean(present), rel=1e-12)
     assert manifest.normalisation["emr"]["std"][alt] == pytest.approx(np.std(present), rel=1e-12)
     categories = [i for i, column in enumerate(manifest.emr) if column.kind == "category"]
-    assert categories and all(manifest.normalisation["emr"]["mean"][i] == 0 and manifest.normalisation["emr"]["std"][i] == 1 for i in categories)
+    assert categories and all(
+        manifest.normalisation["emr"]["mean"][i] == 0 and manifest.normalisation["emr"]["std"][i] == 1 for i in categories
+    )
     assert manifest.emr[alt].missing_share == pytest.approx(sum(not line["alt"] for line in lines) / len(lines))
 
 

@@ -24,7 +24,9 @@ def cohort(tmp_path_factory, ray_cluster):
 def plan_for(cohort, epochs=3, batch=8, validation=4, window_mib=1e-3):
     folder, manifest = cohort
     groups = tuple(int(r) for s in manifest.of("train") for r in s.row_groups)
-    return Plan(str(folder), ("image", "label"), groups, manifest.rows("val"), manifest.row_bytes(), 4, epochs, batch, 1, validation, window_mib)
+    return Plan(
+        str(folder), ("image", "label"), groups, manifest.rows("val"), manifest.row_bytes(), 4, epochs, batch, 1, validation, window_mib
+    )
 
 
 def drain(cohort, plan, world, cursor=0):
@@ -98,5 +100,7 @@ def test_a_shard_of_another_size_is_named(tmp_path):
     shard = manifest.of("train")[0]
     with open(folder / shard.path, "ab") as file:
         file.write(b"x")
-    with pytest.raises(CohortError, match=rf"shard '{shard.path}' has {shard.bytes + 1} bytes instead of {shard.bytes}; ingest the cohort again"):
+    with pytest.raises(
+        CohortError, match=rf"shard '{shard.path}' has {shard.bytes + 1} bytes instead of {shard.bytes}; ingest the cohort again"
+    ):
         SplitReader(folder, manifest, "train").arrays(np.arange(1), ("image",))

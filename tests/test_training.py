@@ -58,7 +58,9 @@ def losses(folder: Path) -> list[float]:
 
 def final_weights(folder: Path) -> str:
     newest = newest_first(folder / "checkpoints")[0]
-    return digest({**load_file(newest / "model.safetensors"), **{f"optimizer.{k}": v for k, v in load_file(newest / "optimizer.safetensors").items()}})
+    return digest(
+        {**load_file(newest / "model.safetensors"), **{f"optimizer.{k}": v for k, v in load_file(newest / "optimizer.safetensors").items()}}
+    )
 
 
 @pytest.fixture(scope="module")

@@ -89,7 +89,7 @@ def _table(recipe: Recipe, manifest: Manifest, cohort: str, split: str, scored: 
     columns: dict[str, Any] = {name: keys[name] for name in keys}
     if recipe.task.kind == "classification":
         if scored["label"].ndim == 1:
-            columns["label"] = pd.array(np.where(scored["label"] < 0, None, scored["label"]), dtype="Int64")
+            columns["label"] = pd.Series(scored["label"], dtype="Int64").mask(scored["label"] < 0)
         else:
             columns |= {f"label_{k}": scored["label"][:, k] for k in range(scored["label"].shape[1])}
         columns |= {f"probability_{k}": scored["probability"][:, k] for k in range(scored["probability"].shape[1])}
@@ -165,7 +165,7 @@ def _still_true(run: Path, model: str, manifest: Manifest) -> dict[str, pd.DataF
     if result.get("model_sha256s") != model or result["cohort_sha256"] != manifest.sha256():
         return {}
     table = pd.read_parquet(run / PREDICTIONS)
-    return {split: rows.reset_index(drop=True) for split, rows in table.groupby("split", sort=False)}
+    return {str(split): rows.reset_index(drop=True) for split, rows in table.groupby("split", sort=False)}
 
 
 def _comparable(own: Manifest, other: Manifest, cohort: str) -> None:
@@ -186,7 +186,7 @@ def _keep_examples(run: Path, recipe: Recipe, cohort: str, tables: dict[str, pd.
     table = tables.get("test")
     if recipe.task.kind != "segmentation" or table is None:
         return
-    order = np.argsort(table[[c for c in table if c.startswith("dice_")]].mean(axis=1).fillna(0).to_numpy())
+    order = np.argsort(table[[c for c in table if str(c).startswith("dice_")]].mean(axis=1).fillna(0).to_numpy())
     middle = len(order) // 2
     chosen = dict.fromkeys([*order[:EXAMPLES], *order[middle : middle + EXAMPLES], *order[-EXAMPLES:]])
     scorer = Scorer(str(run), cohort, device, threads=1)

@@ -78,7 +78,7 @@ def score_splits(run: Path, recipe: Recipe, cohort: str, rows: dict[str, int], d
         for block in scored.iter_batches(batch_size=None, batch_format="numpy"):
             for split in np.unique(block["split"]):
                 chosen = block["split"] == split
-                parts[str(split)].append({name: values[chosen] for name, values in block.items() if name != "split"})
+                parts[str(split)].append({str(name): values[chosen] for name, values in block.items() if name != "split"})
             done += len(block["split"])
             report(done, sum(rows.values()))
     return {split: _in_row_order(found, rows[split]) for split, found in parts.items()}

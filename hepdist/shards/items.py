@@ -9,7 +9,6 @@ import functools
 from collections.abc import Generator, Iterator
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import ray
 import ray.data

@@ -6,7 +6,7 @@ import json
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -70,7 +70,7 @@ def work(config: dict[str, Any]) -> None:
     engine = engines.build_engine(model, recipe, min(largest, recipe.train.micro_batch or largest), device)
     ema = EMA(engine, recipe.optim.ema) if recipe.optim.ema else None
     if state:
-        engines.restore(engine, state.weights, state.optimizer, example_inputs(model.inputs, signature, device))
+        engines.restore(engine, state.weights, state.optimizer, example_inputs(cast("tuple[str, ...]", model.inputs), signature, device))
         if ema and state.ema:
             ema.load(state.ema)
     phases["engine"] = time.time()
