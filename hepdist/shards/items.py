@@ -16,6 +16,7 @@ from ray.data import Datasource, ExecutionResources, ReadTask
 from ray.data.block import BlockMetadata
 
 from hepdist.shards.format import encode
+from hepdist.shards.pace import Pace
 from hepdist.shards.plan import READER_CPUS, Plan
 from hepdist.shards.read import open_split
 
@@ -31,6 +32,7 @@ def blocks(items: Items, readers: int) -> Generator[pa.Table, None, None]:
     context.target_max_block_size = None  # an item is one block, whatever its size
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    context.custom_execution_callback_classes = [*context.custom_execution_callback_classes, Pace]
     with ray.data.DataContext.current(context):
         dataset = ray.data.read_datasource(items, override_num_blocks=count, num_cpus=READER_CPUS, concurrency=readers)
     for block in dataset.iterator().iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2):

@@ -80,7 +80,10 @@ class SplitReader:
 
     def _empty(self, name: str, rows: int) -> np.ndarray:
         tensor = self.manifest.fields.get(name)
-        return np.empty((rows, *tensor.shape), tensor.dtype) if tensor else np.empty(rows, np.int64)
+        if tensor is None:
+            return np.empty(rows, np.int64)
+        # From Arrow's pool, which gives used pages again: the kernel clears fresh ones, which takes as long as the copy itself.
+        return np.frombuffer(pa.allocate_buffer(rows * tensor.nbytes), tensor.dtype).reshape(rows, *tensor.shape)
 
     def _values(self, name: str, column: pa.ChunkedArray) -> np.ndarray:
         tensor: TensorField | None = self.manifest.fields.get(name)

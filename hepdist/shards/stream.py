@@ -15,6 +15,7 @@ from hepdist.shards.format import decode
 from hepdist.shards.items import Items, blocks, read_item
 from hepdist.shards.manifest import Manifest
 from hepdist.shards.order import portion
+from hepdist.shards.pace import waiting
 from hepdist.shards.plan import Plan
 
 Batch = dict[str, torch.Tensor]
@@ -91,7 +92,8 @@ class Stream:
         """The next `rows` rows; a batch never spans two blocks, since items hold whole batches."""
         began = time.perf_counter()
         if rows and (self._block is None or self._taken == self._block.num_rows):
-            self._block, self._taken = next(self._blocks), 0
+            with waiting():
+                self._block, self._taken = next(self._blocks), 0
         if self._block is None:  # nothing has come yet and nothing is due: a shape without rows
             self._block = _empty_block(self.plan, self.manifest)
         assert self._taken + rows <= self._block.num_rows, "the stream and the plan disagree"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
 from pathlib import Path
@@ -70,7 +69,6 @@ def fit(recipe: Recipe, folder: Path, device: str, samples: int, phases: dict[st
     samples: of the whole run; phases: UNIX times of the start so far, which the worker completes in startup.json;
     own_ray: Ray ends with this process.
     """
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, int(recipe.train.cpus_per_worker))))  # more threads would fight over cores
     from ray.train import FailureConfig, RunConfig, ScalingConfig
 
     from hepdist.training.progress import follow

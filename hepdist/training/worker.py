@@ -52,6 +52,8 @@ def work(config: dict[str, Any]) -> None:
     warm = threading.Thread(target=_import_while_waiting, daemon=True)
     warm.start()
     recipe: Recipe = parse(Recipe, config["recipe"])
+    # Its share of cores and no more: two workers with two threads each on two cores ran at half their speed.
+    torch.set_num_threads(max(1, int(recipe.train.cpus_per_worker)))
     folder = Path(config["folder"])
     device = torch.device("cuda", torch.cuda.current_device()) if config["device"] == "cuda" else torch.device("cpu")
     rank, world = dist.get_rank(), dist.get_world_size()
