@@ -26,7 +26,7 @@ def summarise(
 ) -> dict[str, Any]:
     """The block of one split: every score under its usual name, and `<name>_ci` [low, high], a 95 % interval over patients.
 
-    predictions: the rows of one split, with the columns of predictions.parquet (docs/contract.md); rows without a label count in
+    predictions: the rows of one split, with the columns of predictions.parquet (docs/format.md); rows without a label count in
     `unlabelled` alone. label_names: class names by index (segmentation: foreground classes). Scores by class are mappings.
     `resamples_skipped` names the scores that some resamples could not give. Raises RunError where there is nothing to score.
     """

@@ -1,4 +1,4 @@
-"""metrics.jsonl: the one file through which a run is followed, resumed and reported; one JSON object a line (docs/contract.md)."""
+"""metrics.jsonl: the one file through which a run is followed, resumed and reported; one JSON object a line (docs/format.md)."""
 
 from __future__ import annotations
 

@@ -102,9 +102,11 @@ def work(config: dict[str, Any]) -> None:
             checkpoints.prune(folder / "checkpoints", recipe.train.keep, progress.best_cursor)
         dist.barrier()
 
-    train(Parts(recipe, plan, manifest.normalisation, engine, task, stream, ema, log, validate, save), progress)
-    stream.close()
-    log.close()
+    try:
+        train(Parts(recipe, plan, manifest.normalisation, engine, task, stream, ema, log, validate, save), progress)
+    finally:
+        stream.close()  # an executor left to the interpreter's end can lock itself there
+        log.close()
 
 
 def example_inputs(inputs: tuple[str, ...], signature: Signature, device: torch.device) -> tuple[torch.Tensor, ...]:
