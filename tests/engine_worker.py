@@ -1,0 +1,90 @@
+"""What each of two processes does in test_engine.py: train a small net in every ZeRO stage and precision, and resume it.
+
+A module of its own, since spawned processes can't import test modules.
+"""
+
+from __future__ import annotations
+
+import os
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from hepdist.recipe import Recipe
+from hepdist.spec import parse
+
+STEPS, BATCH, WORLD = 6, 8, 2
+
+
+def recipe(stage: int, precision: str = "fp32", micro: int | None = None) -> Recipe:
+    return parse(
+        Recipe,
+        {
+            "name": "t", "data": {"cohort": "x"}, "task": {"kind": "classification"}, "model": {"family": "resnet"},
+            "optim": {"lr": 1e-3, "weight_decay": 0.1, "clip": 0.5},
+            "train": {"zero_stage": stage, "precision": precision, "global_batch": BATCH, "micro_batch": micro},
+        },
+    )  # fmt: skip
+
+
+def net() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1), nn.GroupNorm(4, 8), nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten(),
+        nn.Linear(128, 900), nn.ReLU(), nn.Linear(900, 2),
+    )  # fmt: skip
+
+
+def data(step: int) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(step)
+    x = torch.randn(BATCH, 1, 12, 12, generator=generator)
+    return x, (x.mean((1, 2, 3)) > 0).long()
+
+
+def advance(engine, first: int, last: int, micro: int) -> list[float]:
+    rank, losses = dist.get_rank(), []
+    for step in range(first, last):
+        x, y = (t[rank * BATCH // WORLD : (rank + 1) * BATCH // WORLD] for t in data(step))
+        share = torch.zeros(())
+        for i in range(0, len(x), micro):
+            engine.set_gradient_accumulation_boundary(i + micro >= len(x))
+            loss = nn.functional.cross_entropy(engine(x[i : i + micro]).float(), y[i : i + micro], reduction="sum") / BATCH
+            engine.backward(loss * WORLD, scale_wrt_gas=False)
+            share += loss.detach()
+        engine.step()
+        dist.all_reduce(share)
+        losses.append(share.item())
+    return losses
+
+
+def worker(rank: int, port: int, out: str) -> None:
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(WORLD), LOCAL_RANK=str(rank), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", rank=rank, world_size=WORLD)
+    from hepdist.training import engine as engines
+
+    cpu, example, results, halves = torch.device("cpu"), (torch.zeros(1, 1, 12, 12),), {}, {}
+    cases = [(stage, "fp32", BATCH) for stage in range(4)] + [
+        (0, "fp32", 1),
+        (2, "fp32", 2),
+        (0, "bf16", BATCH),
+        (1, "bf16", BATCH),
+        (2, "bf16", BATCH),
+        (3, "bf16", BATCH),
+    ]
+    for stage, precision, micro in cases:
+        engine = engines.build_engine(net(), recipe(stage, precision, micro), micro, cpu)
+        losses = advance(engine, 0, STEPS // 2, micro)
+        halves[stage, precision, micro] = engines.whole_weights(engine), engines.whole_optimizer(engine)
+        losses += advance(engine, STEPS // 2, STEPS, micro)
+        results[f"{stage}/{precision}/{micro}"] = (losses, engines.whole_weights(engine))
+    for saved in range(4):
+        for stage in range(4):
+            engine = engines.build_engine(net(), recipe(stage), BATCH, cpu)
+            engines.restore(engine, *halves[saved, "fp32", BATCH], example)
+            losses = advance(engine, STEPS // 2, STEPS, BATCH)
+            results[f"resume {saved}->{stage}"] = (losses, engines.whole_weights(engine))
+    if rank == 0:
+        torch.save(results, out)
+    dist.destroy_process_group()
