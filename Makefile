@@ -27,9 +27,14 @@ format: $(STAMP)  ## rewrite the sources as ruff wants them
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(STAMP)  ## all benchmarks; their numbers go to docs/benchmarks.md
-	$(BIN)/pip install -c constraints.txt -e '.[bench]'
-	for script in benchmarks/*.py; do echo "== $$script" && $(BIN)/python $$script || exit 1; done
+BENCHMARKS := startup loop stream gpu
+
+# litdata asks for torchvision, which has no place beside this torch and is not used by what is measured: hence --no-deps.
+bench: $(STAMP)  ## all benchmarks, about 40 minutes; their numbers go to docs/benchmarks.md
+	$(BIN)/pip install -e '.[bench]'
+	$(BIN)/pip install --no-deps litdata
+	for name in $(BENCHMARKS); do echo "== $$name" && $(BIN)/python benchmarks/$$name.py || exit 1; done
+	$(BIN)/python benchmarks/stream.py --copies
 
 clean:  ## remove the environment and caches; runs/ and cohorts/ stay
 	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache

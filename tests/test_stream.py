@@ -39,6 +39,7 @@ def drain(cohort, plan, world, cursor=0):
             for index, batch in enumerate(stream.epoch(), start=before // plan.global_batch):
                 train.setdefault((epoch, index), []).extend(zip(batch["position"].tolist(), batch["row"].tolist(), strict=True))
             validation.setdefault(epoch, []).extend(row for batch in stream.validation() for row in batch["row"].tolist())
+        stream.close()
     return {k: [row for _, row in sorted(v)] for k, v in train.items()}, {k: sorted(v) for k, v in validation.items()}
 
 
