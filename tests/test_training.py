@@ -89,13 +89,19 @@ def test_eleven_rows_on_three_workers_are_each_trained_once(tmp_path):
     assert [line["samples"] for line in read_metrics(folder) if "loss" in line] == [4, 8, 11, 15, 19, 22]
 
 
+PLAIN = {"model": {"dropout": 0.0}, "augment": {"mixup": 0.0}}
+"""Without dropout and mixup pairs, which are drawn by worker: all else is the same on any number of them."""
+
+
+@pytest.fixture(scope="module")
+def two_workers(cohort, tmp_path_factory) -> Path:
+    return train(recipe(cohort, tmp_path_factory.mktemp("runs"), "two", train={"epochs": 1}, **PLAIN))
+
+
 @pytest.mark.parametrize("workers", [1, 4])
-def test_losses_do_not_depend_on_the_number_of_workers(cohort, tmp_path, undisturbed, workers):
-    """Same global batches, same augmentation, same mean; dropout and mixup pairs, drawn by worker, are off."""
-    changes = {"model": {"dropout": 0.0}, "augment": {"mixup": 0.0}}
-    two = train(recipe(cohort, tmp_path, "two", train={"epochs": 1}, **changes))
-    other = train(recipe(cohort, tmp_path, "other", train={"epochs": 1, "workers": workers, "micro_batch": 2}, **changes))
-    assert np.allclose(losses(two), losses(other), rtol=1e-5)
+def test_losses_do_not_depend_on_the_number_of_workers(cohort, tmp_path, two_workers, workers):
+    other = train(recipe(cohort, tmp_path, "other", train={"epochs": 1, "workers": workers, "micro_batch": 2}, **PLAIN))
+    assert np.allclose(losses(two_workers), losses(other), rtol=1e-5)
 
 
 def kill_a_worker_after(folder: Path, samples: int, killed: list[int]) -> None:
