@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Collection
 from pathlib import Path
 
@@ -58,20 +59,24 @@ def score_splits(run: Path, recipe: Recipe, cohort: str, rows: dict[str, int], d
     predictions are bit-identical on any number of workers.
     """
     import ray.data
+    import ray.util.annotations
 
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     ray.data.DataContext.get_current().enable_progress_bars = False
     size = recipe.evaluation.batch
     items = [{"split": split, "batch": batch} for split, count in rows.items() for batch in range(-(-count // size))]
-    scored = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
-        Scorer,
-        fn_constructor_args=(str(run), cohort, device, max(1, int(recipe.train.cpus_per_worker))),
-        batch_size=1,
-        compute=ray.data.ActorPoolStrategy(size=min(recipe.train.workers, len(items))),
-        num_cpus=recipe.train.cpus_per_worker - READER_CPUS,
-        num_gpus=1 if device == "cuda" else 0,
-        max_restarts=0,  # a lost scorer's batches go to the others; its constructor's arguments are not kept for a restart
-    )
+    with warnings.catch_warnings():
+        # Not restarting a lost scorer is said by `max_restarts` alone, which Ray Data deprecates without another way to say it.
+        warnings.simplefilter("ignore", ray.util.annotations.RayDeprecationWarning)
+        scored = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
+            Scorer,
+            fn_constructor_args=(str(run), cohort, device, max(1, int(recipe.train.cpus_per_worker))),
+            batch_size=1,
+            compute=ray.data.ActorPoolStrategy(size=min(recipe.train.workers, len(items))),
+            num_cpus=recipe.train.cpus_per_worker - READER_CPUS,
+            num_gpus=1 if device == "cuda" else 0,
+            max_restarts=0,  # its constructor's arguments are not kept for one; the others take its batches
+        )
     parts: dict[str, list[dict[str, np.ndarray]]] = {split: [] for split in rows}
     done = 0
     with progress("evaluate") as report:
