@@ -40,7 +40,7 @@ CASES: dict[str, dict[str, Any]] = {
     },
     "unet": {
         "image": (1, 32, 48, 32), "rows": 128, "task": {"kind": "segmentation"},
-        "model": {"family": "unet", "width": 16, "depth": 4, "norm": "group"}, "batch": 4,
+        "model": {"family": "unet", "width": 16, "depth": 4, "stride": 2, "norm": "group"}, "batch": 4,
     },
 }  # fmt: skip
 LONGEST = 40

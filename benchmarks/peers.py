@@ -172,7 +172,8 @@ def write_webdataset(folder: Path, cohort: Path) -> None:
         return
     (folder / "webdataset").mkdir()
     images, labels = arrays(cohort)
-    with webdataset.ShardWriter(str(folder / "webdataset" / "%05d.tar"), maxcount=750, verbose=0) as sink:
+    # Whole seconds: the writer's own fractions of them put a second header before every file, which takes long to read.
+    with webdataset.ShardWriter(str(folder / "webdataset" / "%05d.tar"), maxcount=750, verbose=0, mtime=0) as sink:
         for index, (image, label) in enumerate(zip(images, labels, strict=True)):
             sink.write({"__key__": f"{index:06d}", "image.bin": image.tobytes(), "label.cls": int(label)})
 
