@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -22,8 +23,14 @@ OWN = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
 }
 
-NO_SPARE_WORKERS = {"prestart_worker_first_driver": False}
-"""Ray prestarts a process a CPU, but not with the runtime environment of Ray Train's actors: nothing would use them."""
+WORKERS = {
+    # Ray prestarts a process a CPU, but not with the runtime environment of Ray Train's actors: nothing would use them.
+    "prestart_worker_first_driver": False,
+    # Ray ends processes that idle for a second while there are more than CPUs, and starts others for the next window of data:
+    # on two cores a quarter of all CPU time went into imports. A machine with many cores never comes to it.
+    "num_workers_soft_limit": 16,
+}
+"""How an own Ray keeps its worker processes."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +64,7 @@ def connect() -> Iterator[Cluster]:
         ray.init(address=given, log_to_driver=False)
     else:
         os.environ.update(OWN)
-        ray.init(
-            address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, _system_config=NO_SPARE_WORKERS
-        )
+        ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, _system_config=_workers())
         os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
     imports.join()
     try:
@@ -68,6 +73,10 @@ def connect() -> Iterator[Cluster]:
         ray.shutdown()
         if not given:
             os.environ.pop("RAY_ADDRESS", None)
+
+
+def _workers() -> dict[str, Any]:
+    return {**WORKERS, "num_workers_soft_limit": max(WORKERS["num_workers_soft_limit"], os.cpu_count() or 1)}
 
 
 def _import_train() -> None:

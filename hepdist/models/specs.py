@@ -46,8 +46,8 @@ class UNetSpec(Spec):
     depth: Annotated[int, Ge(2), Le(7)] = 4
     """Resolution levels; the image's sides are halved depth - 1 times at most, never below 4 voxels."""
     stride: Literal[1, 2] = 1
-    """2: the first level already works at half resolution, and one narrow convolution sharpens the result at the full one; an
-    eighth of the voxels in 3D, for machines without a GPU."""
+    """2: the first level already works at half resolution, with the voxels of each 2x2(x2) block as channels, and its logits are
+    unfolded into the block's voxels (sub-pixel convolution); an eighth of the positions in 3D, for machines without a GPU."""
     residual: bool = False
     """Residual blocks in the encoder (nnU-Net ResEnc)."""
     deep_supervision: bool = False

@@ -6,6 +6,8 @@ Ronneberger et al., 2015; the layers (strided convolutions, instance norm, leaky
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -14,8 +16,6 @@ from hepdist.models.specs import UNetSpec
 
 SMALLEST_SIDE = 4
 """Voxels below which a side is no longer halved."""
-SHARPEN_WIDTH = 8
-"""Channels at full resolution where the first level has half of it."""
 
 
 class UNet(nn.Module):
@@ -31,7 +31,9 @@ class UNet(nn.Module):
         channels, *sides = image_shape
         dims = len(sides)
         first = tuple(spec.stride if side // spec.stride >= SMALLEST_SIDE else 1 for side in sides)
-        strides = [first, *_strides([-(-side // s) for side, s in zip(sides, first, strict=True)], spec.depth - 1)]
+        self.stride = first
+        channels *= math.prod(first)
+        strides = [(1,) * dims, *_strides([-(-side // s) for side, s in zip(sides, first, strict=True)], spec.depth - 1)]
         widths = [min(spec.width << level, spec.max_width) for level in range(len(strides))]
         block = ResidualBlock if spec.residual else ConvBlock
         self.encoder = nn.ModuleList(
@@ -45,14 +47,15 @@ class UNet(nn.Module):
         self.decoder = nn.ModuleList(ConvBlock(spec, dims, 2 * width, width, (1,) * dims) for width in widths[:-1])
         self.deep_supervision = spec.deep_supervision
         supervised = max(len(widths) - 1, 1) if spec.deep_supervision else 1
-        self.sharpen = Sharpen(spec, dims, channels, widths[0], first) if max(first) > 1 else None
-        finest = widths[0] if self.sharpen is None else SHARPEN_WIDTH
-        self.heads = nn.ModuleList(CONV[dims](width, classes, 1) for width in [finest, *widths[1:supervised]])
+        self.sharpen = Sharpen(spec, dims, widths[0] + channels, 2 * widths[0]) if max(first) > 1 else None
+        finest = widths[0] if self.sharpen is None else 2 * widths[0]
+        coarser = (CONV[dims](width, classes, 1) for width in widths[1:supervised])
+        self.heads = nn.ModuleList([CONV[dims](finest, classes * math.prod(first), 1), *coarser])
         initialise(self)
 
     def forward(self, image: Tensor) -> Tensor | list[Tensor]:
         skips = []
-        x = image
+        x = folded = fold(image, self.stride)
         for stage in self.encoder:
             x = stage(x)
             skips.append(x)
@@ -61,10 +64,12 @@ class UNet(nn.Module):
             up = crop(self.upsample[level](x), skips[level])
             x = self.decoder[level](torch.cat((up, skips[level]), dim=1))
             levels.insert(0, x)
-        finest = x if self.sharpen is None else self.sharpen(x, image)
+        if self.sharpen is not None:
+            x = self.sharpen(torch.cat((x, folded), dim=1))
+        finest = crop(unfold(self.heads[0](x), self.stride), image)
         if not (self.training and self.deep_supervision):
-            return self.heads[0](finest)
-        return [head(features) for head, features in zip(self.heads, [finest, *levels[1:]], strict=False)]
+            return finest
+        return [finest, *(head(features) for head, features in zip(self.heads[1:], levels[1:], strict=True))]
 
 
 class ConvBlock(nn.Module):
@@ -97,16 +102,42 @@ class ResidualBlock(ConvBlock):
 
 
 class Sharpen(nn.Module):
-    """From the first level's half resolution to the image's: upsampled features and the image itself through one narrow convolution."""
+    """What a block's voxels need to be told apart, from the first level's features and the voxels themselves."""
 
-    def __init__(self, spec: UNetSpec, dims: int, channels: int, width: int, stride: tuple[int, ...]) -> None:
+    def __init__(self, spec: UNetSpec, dims: int, inputs: int, outputs: int) -> None:
         super().__init__()
-        self.upsample = TRANSPOSED[dims](width, SHARPEN_WIDTH, stride, stride=stride, bias=False)
-        self.conv = convolution(dims, SHARPEN_WIDTH + channels, SHARPEN_WIDTH)
-        self.norm = normalisation(spec.norm, dims, SHARPEN_WIDTH)
+        self.conv = convolution(dims, inputs, outputs)
+        self.norm = normalisation(spec.norm, dims, outputs)
 
-    def forward(self, x: Tensor, image: Tensor) -> Tensor:
-        return _leaky(self.norm(channels_last(self.conv(torch.cat((crop(self.upsample(x), image), image), dim=1)))))
+    def forward(self, x: Tensor) -> Tensor:
+        return _leaky(self.norm(channels_last(self.conv(x))))
+
+
+def fold(x: Tensor, stride: tuple[int, ...]) -> Tensor:
+    """[b, C, *spatial] -> [b, C * prod(stride), *(spatial / stride)]: each block of voxels becomes the channels of one (space to depth).
+
+    Sides that the stride doesn't divide are first filled up with their last voxel.
+    """
+    if max(stride) == 1:
+        return x
+    sides = x.shape[2:]
+    short = [-side % s for side, s in zip(sides, stride, strict=True)]
+    if any(short):
+        x = nn.functional.pad(x, [n for after in reversed(short) for n in (0, after)], mode="replicate")
+    dims = len(sides)
+    blocks = [n for side, s in zip(x.shape[2:], stride, strict=True) for n in (side // s, s)]
+    within, outer = [3 + 2 * i for i in range(dims)], [2 + 2 * i for i in range(dims)]
+    return x.reshape(*x.shape[:2], *blocks).permute(0, 1, *within, *outer).flatten(1, 1 + dims)
+
+
+def unfold(x: Tensor, stride: tuple[int, ...]) -> Tensor:
+    """The inverse of `fold`: channels become the voxels of a block (sub-pixel convolution, Shi et al., 2016)."""
+    if max(stride) == 1:
+        return x
+    dims, inner = len(stride), math.prod(stride)
+    x = x.reshape(len(x), x.shape[1] // inner, *stride, *x.shape[2:])
+    x = x.permute(0, 1, *(axis for i in range(dims) for axis in (2 + dims + i, 2 + i)))
+    return x.reshape(*x.shape[:2], *(x.shape[2 + 2 * i] * x.shape[3 + 2 * i] for i in range(dims)))
 
 
 def crop(x: Tensor, like: Tensor) -> Tensor:
