@@ -72,8 +72,8 @@ def fit(recipe: Recipe, folder: Path, device: str, samples: int, phases: dict[st
     samples: of the whole run; phases: UNIX times of the start so far, which the worker completes in startup.json;
     own_ray: Ray ends with this process.
     """
-    from ray.train import FailureConfig, ScalingConfig
-    from ray.train.v2.api.config import RunConfig  # what ray.train gives, with its own fields for mypy
+    from ray.train import ScalingConfig
+    from ray.train.v2.api.config import FailureConfig, RunConfig  # what ray.train gives, with the fields that mypy misses there
 
     from hepdist.training.progress import follow
     from hepdist.training.trainer import Trainer, run_worker
