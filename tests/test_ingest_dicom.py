@@ -31,12 +31,16 @@ from hepdist.ingest.files import Files
 from hepdist.ingest.sample import Finding, Sample
 
 
+def everything(source: DicomSource) -> list[Sample | Finding]:
+    return [*source.findings, *(found for item in source.items for found in source.read(item))]
+
+
 def ingested(folder: Path, **options: Any) -> tuple[list[Sample], list[Finding]]:
     source = DicomSource(Files(folder), **options)
-    rows = list(source.read())
+    rows = everything(source)
     samples = [r for r in rows if isinstance(r, Sample)]
     findings = [r for r in rows if isinstance(r, Finding)]
-    assert source.count() >= len(samples)
+    assert len(source.items) >= len(samples)
     accounted = {f.file for f in findings} | {f for s in samples for f in s.files}
     assert accounted == set(Files(folder).names)
     return samples, findings
@@ -188,7 +192,7 @@ def test_real_mr_study_equals_simpleitk_shuffled_or_not(tmp_path: Path, shared_d
     folders = {str(pydicom.dcmread(f, specific_tags=["SeriesInstanceUID"]).SeriesInstanceUID): f.parent for f in files}
     for number, file in enumerate(files):
         (mixed / f"{number:x}").write_bytes(file.read_bytes())
-    of_archive = list(DicomSource(Files(archive)).read())
+    of_archive = everything(DicomSource(Files(archive)))
     samples, findings = ingested(mixed)
     assert not findings
     assert len(samples) == 5
@@ -200,7 +204,7 @@ def test_real_mr_study_equals_simpleitk_shuffled_or_not(tmp_path: Path, shared_d
 
 
 def test_real_ct_series_without_extensions_is_whole_and_in_hu(shared_data: Path) -> None:
-    (sample,) = DicomSource(Files(shared_data / "liver_ct/ircadb1_17_ct.tar.xz")).read()
+    (sample,) = everything(DicomSource(Files(shared_data / "liver_ct/ircadb1_17_ct.tar.xz")))
     assert isinstance(sample, Sample)
     assert sample.image is not None
     assert sample.affine is not None
@@ -459,7 +463,7 @@ def test_commonest_modality_by_studies_is_kept_unless_one_is_asked_for(tmp_path:
     save(slices(stored), tmp_path)
     save([image(stored[0], "CR", "1", study="2"), image(stored[0], "DX", "2", study="3")], tmp_path)
     assert DicomSource(Files(tmp_path)).modality == "CR"
-    assert DicomSource(Files(tmp_path), modality="ct").count() == 1
+    assert len(DicomSource(Files(tmp_path), modality="ct").items) == 1
     with pytest.raises(IngestError, match="ingest key 'modality' is 'MR', which no DICOM image of the source has; it has CR, CT"):
         DicomSource(Files(tmp_path), modality="MR")
 

@@ -46,24 +46,26 @@ class DecathlonSource:
         self.mask_classes = spec.classes or names
         self._images: dict[str, list[str]] = {}
         self._masks: dict[str, str] = {}
-        self._others: list[Finding] = []
+        self.findings: list[Finding] = []
+        self.items: list[tuple[str, list[str], str]] = []
         for name in files.names:
             self._sort(name)
         self._join_channels()
+        self._pair()
 
-    def count(self) -> int:
-        return len(self._images.keys() | self._masks.keys())
+    def read(self, item: tuple[str, list[str], str]) -> Iterator[Sample | Finding]:
+        yield from self._case(*item)
 
-    def read(self) -> Iterator[Sample | Finding]:
-        yield from self._others
+    def _pair(self) -> None:
+        """Cases with image and label become items; what has no partner, findings."""
         for case in sorted(self._images.keys() | self._masks.keys()):
             images, mask = self._images.get(case, []), self._masks.get(case)
             if mask is None:
-                yield from (Finding(name, "quarantined", "unpaired", "image without a label") for name in images)
+                self.findings += [Finding(name, "quarantined", "unpaired", "image without a label") for name in images]
             elif not images:
-                yield Finding(mask, "quarantined", "unpaired", "label without an image")
+                self.findings.append(Finding(mask, "quarantined", "unpaired", "label without an image"))
             else:
-                yield from self._case(case, images, mask)
+                self.items.append((case, images, mask))
 
     def _case(self, case: str, images: list[str], mask: str) -> Iterator[Sample | Finding]:
         volumes: list[Volume] = []
@@ -138,25 +140,25 @@ class DecathlonSource:
     def _sort(self, name: str) -> None:
         path = PurePosixPath(name)
         if is_hidden(name):
-            self._others.append(Finding(name, "ignored", "hidden-file", "left by an operating system"))
+            self.findings.append(Finding(name, "ignored", "hidden-file", "left by an operating system"))
         elif name == self._description:
             known = bool(self._ids)
-            self._others.append(
+            self.findings.append(
                 Finding(name, "ingested" if known else "quarantined", "" if known else "description", "" if known else "no labels in it")
             )
         elif not name.endswith(SUFFIXES):
-            self._others.append(Finding(name, "ignored", "not-an-image", "is not a NIfTI file by its name"))
+            self.findings.append(Finding(name, "ignored", "not-an-image", "is not a NIfTI file by its name"))
         elif path.parent.name in IMAGES:
             self._images.setdefault(_stem(path), []).append(name)
         elif path.parent.name in LABELS:
             if _stem(path) in self._masks:
-                self._others.append(Finding(name, "quarantined", "ambiguous", "a second label for the same image"))
+                self.findings.append(Finding(name, "quarantined", "ambiguous", "a second label for the same image"))
             else:
                 self._masks[_stem(path)] = name
         elif path.parent.name in UNLABELLED:
-            self._others.append(Finding(name, "ignored", "unlabelled", "an image of the official test set, without a label"))
+            self.findings.append(Finding(name, "ignored", "unlabelled", "an image of the official test set, without a label"))
         else:
-            self._others.append(Finding(name, "quarantined", "unpaired", "lies outside the folders of images and labels"))
+            self.findings.append(Finding(name, "quarantined", "unpaired", "lies outside the folders of images and labels"))
 
     def _join_channels(self) -> None:
         """nnU-Net writes a file a channel, CASE_0000 and so on, for the label CASE; a folder name tells doubles apart."""
@@ -168,7 +170,7 @@ class DecathlonSource:
             stems = [_stem(PurePosixPath(n)) for n in names]
             if len(set(stems)) < len(stems):
                 del self._images[case]
-                self._others += [Finding(n, "quarantined", "ambiguous", "several images have this name") for n in names]
+                self.findings += [Finding(n, "quarantined", "ambiguous", "several images have this name") for n in names]
 
 
 def _stem(path: PurePosixPath) -> str:

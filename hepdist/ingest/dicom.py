@@ -42,24 +42,19 @@ class DicomSource:
         """
         self._files = files
         self._levels = 255 if display == "uint8" else 65535
-        self._plan = plan(files, modality, least_slices, allow_burned_in, skip)
-        self.modality = self._plan.modality
-        self.mask_classes = self._plan.mask_classes
+        found = plan(files, modality, least_slices, allow_burned_in, skip)
+        self.items, self.findings = found.items, found.findings
+        self.modality, self.mask_classes = found.modality, found.mask_classes
 
-    def count(self) -> int:
-        return len(self._plan.items)
-
-    def read(self) -> Iterator[Sample | Finding]:
-        yield from self._plan.findings
-        for item in self._plan.items:
-            try:
-                if isinstance(item, ImageItem):
-                    yield self._image(item)
-                else:
-                    yield from self._volume(item)
-            except Refused as refused:
-                for name in item.files:
-                    yield Finding(name, "quarantined", refused.check, refused.reason, item.header.study, item.header.series)
+    def read(self, item: ImageItem | VolumeItem) -> Iterator[Sample | Finding]:
+        try:
+            if isinstance(item, ImageItem):
+                yield self._image(item)
+            else:
+                yield from self._volume(item)
+        except Refused as refused:
+            for name in item.files:
+                yield Finding(name, "quarantined", refused.check, refused.reason, item.header.study, item.header.series)
 
     def _image(self, item: ImageItem) -> Sample:
         header = item.header

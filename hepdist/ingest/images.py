@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
 from hepdist.errors import IngestError
@@ -34,13 +34,15 @@ def is_picture(name: str) -> bool:
 
 
 @dataclass(frozen=True)
-class _Row:
+class Row:
     """One future sample."""
 
     image: str
     key: str
     patient: str
     label: str | None
+    mask: str | None = None
+    split: str | None = None
 
 
 class ImageSource:
@@ -58,56 +60,50 @@ class ImageSource:
         """skip: names read by another door, such as the EMR table; they appear in no finding."""
         self._files, self._spec = files, spec
         pictures = [n for n in files.names if is_picture(n)]
-        self._masks, images, self._findings = _pair(pictures)
-        self._splits = _official(images)
+        self._masks, images, self.findings = _pair(pictures)
+        splits = _official(images)
         self._table: LabelTable | None = find_table(files, spec)
         used = set(pictures) | skip | ({self._table.name} if self._table else set())
         for name in (n for n in files.names if n not in used):
             hidden = is_hidden(name)
             why = ("hidden-file", "left by an operating system") if hidden else ("not-an-image", "is no image by its name")
-            self._findings.append(Finding(name, "ignored", *why))
-        self._rows = self._plan(images)
-        labelled = any(row.label is not None for row in self._rows)
+            self.findings.append(Finding(name, "ignored", *why))
+        rows = self._plan(images)
+        labelled = any(row.label is not None for row in rows)
         if spec.masks == "ignore" or (spec.masks == "auto" and labelled and len(self._masks) < len(images)):
             reason = (
                 "not asked for"
                 if spec.masks == "ignore"
                 else f"only {len(self._masks)} of {len(images)} images have a mask, and all a label source"
             )
-            self._findings += [Finding(name, "ignored", "mask-unused", reason) for name in self._masks.values()]
+            self.findings += [Finding(name, "ignored", "mask-unused", reason) for name in self._masks.values()]
             self._masks = {}
         if not labelled and not self._masks and spec.emr is None:
             raise IngestError(
                 "nothing labels the images of the source; give masks (masks/NAME.png), class folders, labels_table=TABLE.csv"
                 " or label_pattern=REGEX with one group"
             )
+        self.items = [replace(row, mask=self._masks.get(row.image), split=splits.get(row.image)) for row in rows]
 
-    def count(self) -> int:
-        return len(self._rows)
+    def read(self, item: Row) -> Iterator[Sample | Finding]:
+        files = (item.image, item.mask) if item.mask else (item.image,)
+        culprit = item.image
+        try:
+            image = grey(self._files.read(item.image))
+            culprit = item.mask or culprit
+            mask = class_indices(self._files.read(item.mask)) if item.mask else None
+        except (UnreadablePicture, OSError) as error:
+            check = error.check if isinstance(error, UnreadablePicture) else "truncated"
+            reason = str(error) if isinstance(error, UnreadablePicture) else "can't be read"
+            yield Finding(culprit, "quarantined", check, reason)
+            yield from (Finding(n, "quarantined", "unpaired", f"its partner is quarantined: {check}") for n in files if n != culprit)
+            return
+        unit = "display 0..255" if image.dtype == "uint8" else "raw"
+        yield Sample(
+            key=item.key, patient=item.patient, image=image, image_unit=unit, mask=mask, label=item.label, split=item.split, files=files,
+        )  # fmt: skip
 
-    def read(self) -> Iterator[Sample | Finding]:
-        yield from self._findings
-        for row in self._rows:
-            mask_name = self._masks.get(row.image)
-            files = (row.image, mask_name) if mask_name else (row.image,)
-            culprit = row.image
-            try:
-                image = grey(self._files.read(row.image))
-                culprit = mask_name or culprit
-                mask = class_indices(self._files.read(mask_name)) if mask_name else None
-            except (UnreadablePicture, OSError) as error:
-                check = error.check if isinstance(error, UnreadablePicture) else "truncated"
-                reason = str(error) if isinstance(error, UnreadablePicture) else "can't be read"
-                yield Finding(culprit, "quarantined", check, reason)
-                yield from (Finding(n, "quarantined", "unpaired", f"its partner is quarantined: {check}") for n in files if n != culprit)
-                continue
-            unit = "display 0..255" if image.dtype == "uint8" else "raw"
-            yield Sample(
-                key=row.key, patient=row.patient, image=image, image_unit=unit, mask=mask, label=row.label,
-                split=self._splits.get(row.image), files=files,
-            )  # fmt: skip
-
-    def _plan(self, images: list[str]) -> list[_Row]:
+    def _plan(self, images: list[str]) -> list[Row]:
         stems = {PurePosixPath(n).stem for n in images}
         unique = len(stems) == len(images)  # a stem that two folders share is no identifier
 
@@ -117,18 +113,18 @@ class ImageSource:
 
         if self._table is not None:
             matched, self_findings = self._table.match(images)
-            self._findings += self_findings
+            self.findings += self_findings
             rows = []
             for name in images:
                 for entry in matched.get(name, []):
                     rows.append(
-                        _Row(name, f"{name}#{entry.patient}" if entry.patient else name, entry.patient or patient(name), entry.label)
+                        Row(name, f"{name}#{entry.patient}" if entry.patient else name, entry.patient or patient(name), entry.label)
                     )
                 if name not in matched:
-                    rows.append(_Row(name, name, patient(name), None))
+                    rows.append(Row(name, name, patient(name), None))
             return rows
         folders = _class_folders(images) if not self._masks and not self._spec.label_pattern else {}
-        return [_Row(name, name, patient(name), self._by_pattern(name) or folders.get(name)) for name in images]
+        return [Row(name, name, patient(name), self._by_pattern(name) or folders.get(name)) for name in images]
 
     def _by_pattern(self, name: str) -> str | None:
         found = re.search(self._spec.label_pattern, name) if self._spec.label_pattern else None

@@ -25,6 +25,9 @@ NAMES = {
     "adrenalmnist3d": ("normal", "hyperplasia"),
 }
 
+AT_ONCE = 500
+"""Images of one item; an item skips those before it, which a compressed archive must unpack."""
+
 
 class MedMNISTSource:
     """`{train,val,test}_{images,labels}`: images (n, H, W), (n, H, W, 3) or (n, D, H, W); labels (n,), (n, 1) or 0/1 (n, K)."""
@@ -39,27 +42,21 @@ class MedMNISTSource:
         self._labels = {split: self._read_labels(split) for split in SPLITS}
         self.multilabel = any(labels.ndim == 2 for labels in self._labels.values())
         self.label_names = spec.label_names or self._names()
+        self.items = [(s, n, min(n + AT_ONCE, len(labels))) for s, labels in self._labels.items() for n in range(0, len(labels), AT_ONCE)]
+        self.findings = [Finding(self._file, "quarantined", "truncated", "no image could be read")]  # until one is
 
-    def count(self) -> int:
-        return sum(len(labels) for labels in self._labels.values())
-
-    def read(self) -> Iterator[Sample | Finding]:
+    def read(self, item: tuple[str, int, int]) -> Iterator[Sample | Finding]:
+        split, first, last = item
         done = 0
-        for split in SPLITS:
-            try:
-                for index, image in enumerate(self._images(split)):
-                    yield self._sample(split, index, image)
-                    done += 1
-            except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError) as error:
-                yield Finding(
-                    f"{self._file}#{split}",
-                    "quarantined",
-                    "truncated",
-                    f"the rest of {split}_images can't be read ({type(error).__name__})",
-                )
-        yield Finding(
-            self._file, "ingested" if done else "quarantined", "" if done else "truncated", "" if done else "no image could be read"
-        )
+        try:
+            for image in self._images(split, first, last):
+                yield self._sample(split, first + done, image)
+                done += 1
+        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError) as error:
+            reason = f"the rest of {split}_images can't be read ({type(error).__name__})"
+            yield Finding(f"{self._file}#{split}", "quarantined", "truncated", reason)
+        if done:
+            yield Finding(self._file, "ingested")
 
     def _sample(self, split: str, index: int, image: np.ndarray) -> Sample:
         key, label = f"{split}/{index}", self._labels[split][index]
@@ -94,8 +91,8 @@ class MedMNISTSource:
             raise IngestError(f"source's array '{split}_labels' has several columns that are not all 0 or 1; multi-label classes must be")
         return labels
 
-    def _images(self, split: str) -> Iterator[np.ndarray]:
-        """Each image channel first, without holding the others: a 64^3 set unpacks to hundreds of megabytes."""
+    def _images(self, split: str, first: int, last: int) -> Iterator[np.ndarray]:
+        """The images [first, last) channel first, without holding the others: a 64^3 set unpacks to hundreds of megabytes."""
         with zipfile.ZipFile(self._path) as archive, archive.open(f"{split}_images.npy") as file:
             version = np.lib.format.read_magic(file)
             read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
@@ -105,7 +102,8 @@ class MedMNISTSource:
             if fortran:
                 raise ValueError(f"{split}_images is in Fortran order")
             size = int(np.prod(shape[1:])) * dtype.itemsize
-            for _ in range(shape[0]):
+            file.seek(file.tell() + first * size)
+            for _ in range(first, last):
                 data = file.read(size)
                 if len(data) != size:
                     raise EOFError

@@ -66,7 +66,7 @@ def _build(
     part: Path, name: str, files: Files, source: Source, table: Path | None, spec: IngestSpec, names: Pseudonyms, progress: Progress
 ) -> Manifest:
     audit, stage = Audit(), Stage(part / "staging")
-    total = max(1, source.count())
+    total = max(1, len(source.items))
     samples = _read(source, names, stage, audit, lambda done: progress(min(done, total), 2 * total))
 
     samples = _without(samples, audit, [(s, "geometry", "its channels or axes are not those of most images") for s in misfits(samples)])
@@ -120,19 +120,20 @@ def _build(
 def _read(source: Source, names: Pseudonyms, stage: Stage, audit: Audit, progress: Callable[[int], None]) -> list[Staged]:
     """All sound samples, staged on disk; everything else is in the audit."""
     samples: dict[str, Staged] = {}
-    done = 0
-    for item in source.read():
-        if isinstance(item, Finding):
-            audit.add(item)
-            continue
-        done += 1
+    for finding in source.findings:
+        audit.add(finding)
+    for done, item in enumerate(source.items, 1):
+        for found in source.read(item):
+            if isinstance(found, Finding):
+                audit.add(found)
+                continue
+            sample_id = names.of("sample", found.key)
+            fault = ("duplicate-key", "another image has the same identifier") if sample_id in samples else fault_of(found)
+            if fault is not None:
+                _quarantine(audit, found, *fault)
+            else:
+                samples[sample_id] = _stage(found, sample_id, names, stage)
         progress(done)
-        sample_id = names.of("sample", item.key)
-        fault = ("duplicate-key", "another image has the same identifier") if sample_id in samples else fault_of(item)
-        if fault is not None:
-            _quarantine(audit, item, *fault)
-        else:
-            samples[sample_id] = _stage(item, sample_id, names, stage)
     stage.finish()
     if not samples:
         raise IngestError(f"no image of the source could be ingested; the commonest reason is {audit.commonest()}")
@@ -159,7 +160,6 @@ def _stage(sample: Sample, sample_id: str, names: Pseudonyms, stage: Stage) -> S
         affine=sample.affine,
         unit=sample.image_unit,
         files=sample.files,
-        emr=sample.emr,
     )
 
 

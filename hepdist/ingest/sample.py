@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import datetime
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -37,8 +38,12 @@ class Sample:
     """float64[4, 4], voxel index (i, j, k in the order of the spatial axes) to patient mm."""
     files: tuple[str, ...] = ()
     """Relative paths of the files that it came from; for the audit, hashed there."""
-    emr: dict[str, Any] = field(default_factory=dict)
-    """Raw EMR values by column name; absent or None = missing."""
+    site: str = ""
+    """Raw key of the institution or scanner, where the source names one; for a split by site."""
+    date: datetime.date | None = None
+    """Of the study; for a split by date. Never written."""
+    attributes: dict[str, str | float] = field(default_factory=dict)
+    """Facts that may leave ingest as they are, such as age in years, sex, or the scanner's model."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,7 @@ class Finding:
 
 
 class Source(Protocol):
-    """One kind of input. Reading is a single pass that yields samples and findings as it goes, one sample in memory at a time."""
+    """One kind of input, opened: what its files are is known, and its items can be read one by one, in any process and order."""
 
     kind: str
     label_names: tuple[str, ...]
@@ -67,10 +72,19 @@ class Source(Protocol):
     mask_classes: tuple[str, ...]
     multilabel: bool
 
-    def count(self) -> int:
-        """Number of items that `read` goes through, for progress."""
+    @property
+    def findings(self) -> Sequence[Finding]:
+        """About files that no item holds."""
         ...
 
-    def read(self) -> Iterator[Sample | Finding]:
-        """Every file is accounted for: by a Sample that lists it in `files`, or by a Finding."""
+    @property
+    def items(self) -> Sequence[Any]:
+        """What `read` takes: small, picklable, in an order that file names don't decide where the source has keys of its own."""
+        ...
+
+    def read(self, item: Any) -> Iterator[Sample | Finding]:
+        """The samples of one item. Every file of it is accounted for: by a Sample that lists it in `files`, or by a Finding.
+
+        Never raises for what a file holds. Uses neither `items` nor `findings`, which don't travel to the reading process.
+        """
         ...
