@@ -56,7 +56,7 @@ def assign(samples: Sequence[Staged], ratio: tuple[float, ...], names: Pseudonym
     for sample in samples:
         found = labels[sample.person]
         if sample.labels is not None:
-            found.add(sample.labels.tobytes().hex())
+            found.add(str(sample.labels))
         elif sample.label is not None:
             found.add(str(sample.label))
     strata: dict[str, list[str]] = defaultdict(list)
