@@ -41,6 +41,13 @@ class Files:
             self.root = self.path.parent
             self.names = [self.path.name]
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if k != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state
+        self._lock = threading.Lock()
+
     def read(self, name: str) -> bytes:
         """All bytes of one file. Raises OSError where it can't be read."""
         if self._tar is None:
