@@ -25,6 +25,8 @@ NAMES = {
     "adrenalmnist3d": ("normal", "hyperplasia"),
 }
 
+AT_A_TIME = 1 << 20
+"""Bytes of the archive that are read at once."""
 AT_ONCE = 500
 """Images of one item; an item skips those before it, which a compressed archive must unpack."""
 
@@ -36,9 +38,7 @@ class MedMNISTSource:
     mask_classes: tuple[str, ...] = ()
 
     def __init__(self, files: Files, spec: IngestSpec):
-        self._file = files.names[0]
-        assert files.root is not None
-        self._path = files.root / self._file
+        self._files, self._file = files, files.names[0]
         self._labels = {split: self._read_labels(split) for split in SPLITS}
         self.multilabel = any(labels.ndim == 2 for labels in self._labels.values())
         self.label_names = spec.label_names or self._names()
@@ -77,7 +77,7 @@ class MedMNISTSource:
     def _read_labels(self, split: str) -> np.ndarray:
         """int[n], or uint8[n, K] for multi-label."""
         try:
-            with np.load(self._path) as arrays:
+            with self._files.open(self._file, AT_A_TIME) as archive, np.load(archive) as arrays:
                 labels = arrays[f"{split}_labels"]
         except (KeyError, ValueError, OSError, zipfile.BadZipFile, zlib.error, EOFError):
             raise IngestError(f"source has no readable array '{split}_labels', which a MedMNIST .npz holds; download it again") from None
@@ -93,7 +93,11 @@ class MedMNISTSource:
 
     def _images(self, split: str, first: int, last: int) -> Iterator[np.ndarray]:
         """The images [first, last) channel first, without holding the others: a 64^3 set unpacks to hundreds of megabytes."""
-        with zipfile.ZipFile(self._path) as archive, archive.open(f"{split}_images.npy") as file:
+        with (
+            self._files.open(self._file, AT_A_TIME) as packed,
+            zipfile.ZipFile(packed) as archive,
+            archive.open(f"{split}_images.npy") as file,
+        ):
             version = np.lib.format.read_magic(file)
             read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
             shape, fortran, dtype = read_header(file)
