@@ -81,6 +81,23 @@ class Files:
                 self._hashes[name] = ""
         return self._hashes[name]
 
+    def bytes(self) -> int:
+        """Of all files together."""
+        if self.root is None or not self.path.is_dir():
+            return self.path.stat().st_size
+        return sum(os.lstat(self.root / name).st_size for name in self.names)
+
+    def stamps(self) -> str:
+        """What changes when any file of the source is changed, added or removed; no file is read for it."""
+        if self.root is None or not self.path.is_dir():
+            facts = self.path.stat()
+            return f"{self.path.name} {facts.st_size} {facts.st_mtime_ns}"
+        total = hashlib.sha256()
+        for name in self.names:
+            facts = os.lstat(self.root / name)
+            total.update(f"{name} {facts.st_size} {facts.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
+        return total.hexdigest()
+
     def _open_tar(self) -> None:
         plain: IO[bytes]
         with open(self.path, "rb") as file:

@@ -40,6 +40,10 @@ class Row:
     mask: str | None = None
     split: str | None = None
 
+    @property
+    def files(self) -> tuple[str, ...]:
+        return (self.image, self.mask) if self.mask else (self.image,)
+
 
 class ImageSource:
     """One sample an image, or one a patient that the label table lists it under. Without a patient column or pattern each image is a patient.
@@ -87,7 +91,6 @@ class ImageSource:
         self.items = [Row(name, subject, masks.get(name), splits.get(name)) for name in images for subject in subjects[name]]
 
     def read(self, item: Row) -> Iterator[Sample | Finding]:
-        files = (item.image, item.mask) if item.mask else (item.image,)
         culprit = item.image
         try:
             image = grey(self._files.read(item.image))
@@ -99,11 +102,11 @@ class ImageSource:
             check = error.check if isinstance(error, UnreadablePicture) else "truncated"
             reason = str(error) if isinstance(error, UnreadablePicture) else "can't be read"
             yield Finding(culprit, "quarantined", check, reason)
-            yield from (Finding(n, "quarantined", "unpaired", f"its partner is quarantined: {check}") for n in files if n != culprit)
+            yield from (Finding(n, "quarantined", "unpaired", f"its partner is quarantined: {check}") for n in item.files if n != culprit)
             return
         yield Sample(
             key=item.subject.key, patient=item.subject.patient, image=image, image_unit="display 0..255" if image.dtype == "uint8" else "raw",
-            mask=mask, label=item.subject.label, split=item.split, files=files, site=item.subject.site, date=item.subject.date,
+            mask=mask, label=item.subject.label, split=item.split, files=item.files, site=item.subject.site, date=item.subject.date,
         )  # fmt: skip
 
 

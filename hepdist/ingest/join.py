@@ -8,6 +8,7 @@ from pathlib import Path
 from hepdist.errors import IngestError
 from hepdist.ingest.emr import EMRTable, read_table
 from hepdist.ingest.files import Files
+from hepdist.ingest.pseudonym import Pseudonyms
 from hepdist.ingest.sample import Finding
 from hepdist.ingest.spec import IngestSpec
 from hepdist.ingest.stage import Staged
@@ -27,7 +28,7 @@ def table_path(files: Files, spec: IngestSpec) -> tuple[Path | None, frozenset[s
     return path, frozenset()
 
 
-def join(samples: Sequence[Staged], path: Path, spec: IngestSpec, name: str) -> tuple[EMRTable, list[Finding]]:
+def join(samples: Sequence[Staged], path: Path, spec: IngestSpec, name: str, names: Pseudonyms) -> tuple[EMRTable, list[Finding]]:
     """Give each sample its patient's EMR values and, where `label` names a column, its label.
 
     A patient without a row keeps images, with every value missing; a row without an image goes to the audit.
@@ -37,14 +38,16 @@ def join(samples: Sequence[Staged], path: Path, spec: IngestSpec, name: str) -> 
         path, patient_key=spec.patient_key, label=spec.label, columns=spec.emr_columns, missing=spec.emr_missing, unlabelled=spec.unlabelled
     )
     patients = {sample.patient for sample in samples}
-    if not patients & table.rows.keys():
+    keys = {names.of("patient", raw): raw for raw in table.rows}
+    if not patients & keys.keys():
         raise IngestError("no row of the EMR table belongs to a patient of the images; name its patient column with patient_key=COLUMN")
     for sample in samples:
-        sample.emr = dict(table.rows.get(sample.patient, {}))
+        raw = keys.get(sample.patient, "")
+        sample.emr = dict(table.rows.get(raw, {}))
         if spec.label is not None and sample.label is None:
-            sample.label = table.labels.get(sample.patient)
+            sample.label = table.labels.get(raw)
     findings = [Finding(name, "ingested", sha256=sha256_of(path)), *table.findings]
-    for patient in table.rows.keys() - patients:
+    for patient in (raw for key, raw in keys.items() if key not in patients):
         findings.append(
             Finding(f"{path.name}#{table.row_of(patient)}", "quarantined", "unknown-patient", "no image belongs to the patient of this row")
         )

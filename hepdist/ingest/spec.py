@@ -71,6 +71,8 @@ class IngestSpec(Spec):
     salt: str | None = None
     """File that holds the secret behind all pseudonyms and the split; None: $HEPDIST_SALT, else a file that is made
     once in ~/.config/hepdist/salt. The same salt and source give the same cohort."""
+    workers: PositiveInt | None = None
+    """Processes that read and write. None: this one alone for a small source, else one a CPU of the cluster."""
     overwrite: bool = False
     """Replace a cohort that is already there."""
 

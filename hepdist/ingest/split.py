@@ -5,7 +5,6 @@ Nothing here depends on the order of the records; whoever is in a cohort already
 
 from __future__ import annotations
 
-import datetime
 import itertools
 import math
 from collections import Counter, defaultdict
@@ -17,6 +16,7 @@ import numpy as np
 
 from hepdist.errors import IngestError
 from hepdist.ingest.pseudonym import Pseudonyms
+from hepdist.ingest.stage import Staged
 from hepdist.ingest.unite import Record, led, united
 from hepdist.shards.manifest import SPLITS
 
@@ -132,14 +132,14 @@ def by_date(people: Sequence[Record], ratio: Sequence[float], names: Pseudonyms,
     Those without a date count as the oldest: a test on newer patients must not hold one that may be older.
     Raises IngestError where nobody has a date.
     """
-    first: dict[str, datetime.date] = {}
+    first: dict[str, int] = {}
     for record in people:
-        if record.date is not None:
-            first[record.person] = min(record.date, first.get(record.person, record.date))
+        if record.day is not None:
+            first[record.person] = min(record.day, first.get(record.person, record.day))
     if not first:
         raise IngestError("no image of the source has a date to split by; name its column with date_key=COLUMN or leave split_by=patient")
     everyone = {record.person for record in people}
-    ordered = sorted(everyone, key=lambda p: (first.get(p, datetime.date.min), names.of("split", p), p))
+    ordered = sorted(everyone, key=lambda p: (first.get(p, 0), names.of("split", p), p))
     where, _ = _dealt(ordered, ratio, old, [0.0] * len(SPLITS))
     return where, len(everyone) - len(first)
 
@@ -172,6 +172,32 @@ def by_site(people: Sequence[Record], ratio: Sequence[float], old: Mapping[str, 
     chosen = _nearest([size[leader] for leader in free], wanted, [bool(part) for part in ratio], needed)
     of_group = fixed | {leader: SPLITS[s] for leader, s in zip(free, chosen, strict=True)}
     return {person: of_group[leader] for person, leader in group.items()}, len(size)
+
+
+def unite_identical(samples: Sequence[Staged]) -> int:
+    """Give patients that share an identical image one `person`; returns how many patients were merged into another."""
+    leaders = united([_record(s) for s in samples], near_identical=False)
+    for sample in samples:
+        sample.person = leaders[sample.person]
+    return len(leaders) - len(set(leaders.values()))
+
+
+def outside_their_split(samples: Sequence[Staged]) -> list[tuple[Staged, str]]:
+    """Rows of an official split that share a person with a row of a more important one, and that one's name."""
+    return [(samples[i], kept) for i, kept in outside([_record(s) for s in samples], official=True).items()]
+
+
+def assign(samples: Sequence[Staged], ratio: tuple[float, ...], names: Pseudonyms) -> bool:
+    """Set `split` of every sample by patient; returns whether classes were balanced over the splits."""
+    where, stratified = by_patient([_record(s) for s in samples], ratio, names, {})
+    for sample in samples:
+        sample.split = where[sample.person]
+    return stratified
+
+
+def _record(sample: Staged) -> Record:
+    label = str(sample.labels) if sample.labels is not None else "" if sample.label is None else str(sample.label)
+    return Record(sample.person, sample.content, b"", label, sample.split, sample.site, sample.day)
 
 
 def largest_remainder(wanted: Sequence[float], total: int) -> list[int]:

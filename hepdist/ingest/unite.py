@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -25,8 +24,8 @@ class Record:
     """Split that the source itself gives."""
     site: str = ""
     """Pseudonym of the institution or scanner."""
-    date: datetime.date | None = None
-    """Of the study."""
+    day: int | None = None
+    """Of the study, as datetime.date.toordinal counts."""
     kept: str = ""
     """Split of this row in the cohort that is being added to; empty for a new row. Such rows never move."""
 
