@@ -12,7 +12,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 logging.getLogger("PIL").addHandler(logging.NullHandler())  # else Python prints its complaints about damaged files
 DEEP = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")
 """Pillow's grey modes of more than 8 bits."""
-FORMATS = ("PNG", "JPEG", "MPO", "BMP", "TIFF")
+FORMATS = ("PNG", "JPEG", "BMP", "TIFF")
 
 
 class UnreadablePicture(Exception):
@@ -70,7 +70,7 @@ def _decode(data: bytes) -> Image.Image:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             # these decoders alone: others run programs (EPS) or hold documents
             picture: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
-            pages = getattr(picture, "n_frames", 1) if picture.format != "MPO" else 1  # a camera's JPEG with its own preview
+            pages = getattr(picture, "n_frames", 1) if picture.format != "MPO" else 1  # MPO: a camera's JPEG with its own preview
             if pages > 1:
                 raise UnreadablePicture("unsupported", f"holds {pages} pages or frames; save each as a file of its own")
             picture.load()
