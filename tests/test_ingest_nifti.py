@@ -101,7 +101,7 @@ def test_slope_and_intercept_are_applied_and_a_mere_shift_keeps_whole_numbers():
     for unset in (0.0, np.nan):  # the standard's ways to say that there is none
         np.testing.assert_array_equal(read_nifti(scaled(voxels, unset, 7)).voxels[0].T, voxels)
     with pytest.raises(UnreadableVolume, match="its intensity scale is not a number"):
-        read_nifti(scaled(voxels, np.inf, 0))
+        read_nifti(scaled(voxels, 2, np.inf))
 
 
 def two_transforms(qform: np.ndarray, q: int, sform: np.ndarray, s: int) -> bytes:

@@ -95,13 +95,16 @@ def test_covid_images_of_two_patients_never_straddle_a_split_under_any_salt(covi
 
 
 def test_covid_masks_are_used_when_asked_for(shared_data):
-    samples, findings = read(
-        shared_data / "covid_cxr/covid_cxr.tar", labels_table=str(shared_data / "covid_cxr/metadata.csv"), masks="require"
-    )
-    masked = [s for s in samples if s.mask is not None]
-    assert len({s.files[1] for s in masked}) == 49
-    assert all(s.mask.shape == s.image.shape and set(np.unique(s.mask)) <= {0, 1} for s in masked)
-    assert not findings
+    files = Files(shared_data / "covid_cxr/covid_cxr.tar")
+    source = open_source(files, IngestSpec(labels_table=str(shared_data / "covid_cxr/metadata.csv"), masks="require"))
+    masked = [item for item in source.items if item.mask]
+    assert len({item.mask for item in masked}) == 49
+    assert not source.findings
+    for item in masked[::7]:
+        (sample,) = source.read(item)
+        assert sample.files == (item.image, item.mask)
+        assert sample.mask.shape == sample.image.shape
+        assert set(np.unique(sample.mask)) == {0, 1}
 
 
 def test_two_rows_of_one_patient_that_differ_leave_the_image_unlabelled_and_rows_without_patient_are_told(tmp_path):

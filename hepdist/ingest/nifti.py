@@ -103,7 +103,7 @@ def _header(data: bytes, paired: bool) -> nib.Nifti1Header:
     if (magic[1:2] == b"i") != paired:
         raise UnreadableVolume("unpaired", "is one of a pair of .hdr and .img by its header, and alone by its name, or the other way round")
     try:
-        return HEADER[size].from_fileobj(io.BytesIO(data))
+        return HEADER[size](data[:size])  # without its extensions: texts that nobody reads
     except Exception:  # a damaged header can make the parser raise anything
         raise UnreadableVolume("not-an-image", "is not a NIfTI file") from None
 
@@ -137,7 +137,7 @@ def _scaled(voxels: np.ndarray, facts: nib.Nifti1Header) -> np.ndarray:
     """After scl_slope and scl_inter; whole numbers stay such where they are only shifted (a CT's -1024)."""
     try:
         slope, shift = facts.get_slope_inter()
-    except Exception:  # an infinite slope
+    except Exception:  # an infinite shift
         raise UnreadableVolume("unsupported", "its intensity scale is not a number") from None
     if slope is not None and (slope, shift) != (1, 0):
         if slope == 1 and shift == round(shift) and voxels.dtype.kind in "iu" and voxels.dtype.itemsize <= 2 and abs(shift) < 2**30:

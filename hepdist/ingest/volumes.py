@@ -254,7 +254,7 @@ def _base(images: list[str]) -> str:
     if len(stems) == 1:
         return stems[0]
     length = next((i for i, letters in enumerate(zip(*stems, strict=False)) if len(set(letters)) > 1), min(map(len, stems)))
-    return stems[0][:length].rstrip("0_.-")
+    return re.sub(r"[_.-][^_.-]*$", "", stems[0][:length]) if length else ""
 
 
 def _form(images: list[str]) -> tuple[str, ...]:
