@@ -75,7 +75,7 @@ class Archive:
                 if tar.offset <= last or member.size < 0:
                     raise tarfile.ReadError("a size is negative")  # and would lead back, for ever
                 last = tar.offset
-                tar.members.clear()  # which else hold a kilobyte each
+                tar.members.clear()  # type: ignore[attr-defined]  # which else hold a kilobyte each
                 name = str(PurePosixPath(member.name))
                 if reason := _unfit(member, name):
                     self.skipped.append((name, reason))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import pickle
 from collections.abc import Callable, Iterator, Sequence
@@ -58,7 +59,11 @@ class _Pipeline:
         blocks = [pa.table({"index": [index], "item": [pickle.dumps(item)]}) for index, item in enumerate(items)]
         with DataContext.current(context):
             results = ray.data.from_arrow(blocks).map_batches(
-                _work, fn_args=([shared],), batch_size=None, batch_format="pyarrow", num_cpus=1, compute=TaskPoolStrategy(size=self._count)
+                functools.partial(_work, shared=[shared]),
+                batch_size=None,
+                batch_format="pyarrow",
+                num_cpus=1,
+                compute=TaskPoolStrategy(size=self._count),
             )
         for batch in results.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
             assert isinstance(batch, pa.Table)

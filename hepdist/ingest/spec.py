@@ -46,6 +46,18 @@ class IngestSpec(Spec):
     """Keep DICOM secondary captures and images whose header says that text is burned into the pixels: it may name the patient."""
     display: Literal["uint8", "uint16"] = "uint8"
     """Depth of DICOM radiographs after their window; uint16 keeps all that a 12-bit detector saw, at twice the size."""
+    mask_pattern: str | None = None
+    """Regular expression on a file's relative path that only masks match and whose first group is how their image's path
+    begins, such as '^(.*)_lesion\\.nii'; None: masks are known by their folder or by a usual end of their name."""
+    site_key: str | None = None
+    """Column of the label table that names the institution, for split_by=site; None: the first of the usual names that is there."""
+    date_key: str | None = None
+    """Column of the label table that holds the study's day, for split_by=date; None: the first of the usual names that is there."""
+    split_by: Literal["patient", "site", "date"] = "patient"
+    """patient: official splits where there are any, else by salted hash; site: whole institutions in one split, to test on
+    strangers; date: the oldest patients in train, the newest in test."""
+    near_identical: bool = True
+    """Patients who share an image that was encoded, resized or brightened anew count as one, as those of identical ones always do."""
     size: Annotated[tuple[PositiveInt, ...], Len(2, 3)] | None = None
     """Spatial shape of every image: H,W (resized, aspect kept, then padded) or D,H,W (cropped or padded about the
     centre). None: the common shape, or one that holds all volumes in multiples of 8."""
@@ -69,7 +81,7 @@ class IngestSpec(Spec):
     def _commas(cls, value: Any) -> Any:
         return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
 
-    @field_validator("label_pattern", "patient_pattern")
+    @field_validator("label_pattern", "patient_pattern", "mask_pattern")
     @classmethod
     def _one_group(cls, value: str | None) -> str | None:
         if value is not None:
