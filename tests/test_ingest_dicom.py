@@ -25,7 +25,7 @@ from pydicom.uid import (
 
 from hepdist.errors import IngestError
 from hepdist.ingest.dicom import DicomSource, stacked
-from hepdist.ingest.dicom_header import Refused
+from hepdist.ingest.dicom_refused import Refused
 from hepdist.ingest.dicom_pixels import decode, display_values
 from hepdist.ingest.files import Files
 from hepdist.ingest.sample import Finding, Sample

@@ -8,7 +8,8 @@ from functools import cached_property
 
 import numpy as np
 
-from hepdist.ingest.dicom_header import PHASES, Plane, Refused
+from hepdist.ingest.dicom_header import PHASES, Plane
+from hepdist.ingest.dicom_refused import Refused
 
 SAME_DIRECTION = 1e-3
 """Largest difference of direction cosines within a volume: 0.06 degrees."""

@@ -46,6 +46,11 @@ class IngestSpec(Spec):
     """Keep DICOM secondary captures and images whose header says that text is burned into the pixels: it may name the patient."""
     display: Literal["uint8", "uint16"] = "uint8"
     """Depth of DICOM radiographs after their window; uint16 keeps all that a 12-bit detector saw, at twice the size."""
+    mask_folders: str | None = None
+    """Regular expression on the folder of a DICOM series that holds a mask as slices of 0 and one other value; its first
+    group, else the folder's own name, is the class. None: folders named for masks, and 8-bit CT, MR or PET, that hold two values."""
+    frames: Literal["refuse", "first", "all"] = "refuse"
+    """What becomes of a multi-frame DICOM object that is no volume, such as a cine: quarantined, its first frame, or each as an image."""
     size: Annotated[tuple[PositiveInt, ...], Len(2, 3)] | None = None
     """Spatial shape of every image: H,W (resized, aspect kept, then padded) or D,H,W (cropped or padded about the
     centre). None: the common shape, or one that holds all volumes in multiples of 8."""
@@ -66,6 +71,15 @@ class IngestSpec(Spec):
     @classmethod
     def _commas(cls, value: Any) -> Any:
         return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
+
+    @field_validator("mask_folders")
+    @classmethod
+    def _an_expression(cls, value: str | None) -> str | None:
+        try:
+            re.compile(value or "")
+        except re.error as error:
+            raise ValueError(f"not a regular expression ({error})") from None
+        return value
 
     @field_validator("label_pattern", "patient_pattern")
     @classmethod
