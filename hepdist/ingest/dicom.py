@@ -17,6 +17,8 @@ from hepdist.ingest.dicom_refused import Refused
 from hepdist.ingest.files import Files
 from hepdist.ingest.sample import Finding, Sample
 
+INCOMPLETE = Refused("incomplete", "another file of the series can't be read")
+
 
 class DicomSource:
     """Radiographs and other single images as grey display values; CT, MR and PT series as volumes in their own unit (HU in CT).
@@ -65,17 +67,17 @@ class DicomSource:
         try:
             yield from self._images(item) if isinstance(item, ImageItem) else self._volume(item)
         except Refused as refused:
-            for name in item.files:
-                yield _finding(item, name, refused)
+            yield from (_finding(item, name, refused) for name in item.files)
+            yield from (_finding(item, name, INCOMPLETE) for mask in item.masks for name in mask.files)
 
     def _images(self, item: ImageItem) -> Iterator[Sample | Finding]:
-        header = item.header
-        painted = self._painted(item)
+        header, painted = item.header, self._painted(item)
         yield from (_finding(item, name, why) for name, why in painted.refused.items())
         mask = None if painted.mask is None else painted.mask[None]
-        for frame in range(item.frames):
-            dataset, pixels = read_pixels(self._files, header.file, frame if header.frames > 1 else None)
-            yield Sample(
+        one_frame = header.frames == 1
+        decoded = [read_pixels(self._files, header.file)] if one_frame else read_frames(self._files, header.file, range(item.frames))
+        samples = [  # whole before the first is told: of a file that breaks off none is ingested
+            Sample(
                 key=f"{item.key}#{frame}" if frame else item.key,
                 image=display_values(dataset, pixels, self._levels)[None],
                 image_unit=f"display 0..{self._levels}",
@@ -84,14 +86,16 @@ class DicomSource:
                 files=(*item.files, *painted.used),
                 **_facts(header),
             )
+            for frame, (dataset, pixels) in enumerate(decoded)
+        ]
+        yield from samples
 
     def _volume(self, item: VolumeItem) -> Iterator[Sample | Finding]:
         try:
             image = stacked(self._planes(item), item.stack.shape)
         except _BadFile as bad:
-            others = Refused("incomplete", "another file of the series can't be read")
             for name in (*item.files, *(name for mask in item.masks for name in mask.files)):
-                yield _finding(item, name, bad.refused if name == bad.file else others)
+                yield _finding(item, name, bad.refused if name == bad.file else INCOMPLETE)
             return
         painted = self._painted(item)
         yield from (_finding(item, name, why) for name, why in painted.refused.items())

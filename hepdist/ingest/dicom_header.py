@@ -36,6 +36,8 @@ RT_STRUCTURE_SET = "1.2.840.10008.5.1.4.1.1.481.3"
 DICOMDIR = "1.2.840.10008.1.3.10"
 LEADING_GROUPS = (b"\x02\x00", b"\x08\x00", b"\x00\x02", b"\x00\x08")
 """First bytes of a file without preamble: group 0002 or 0008, in either byte order."""
+FARTHEST = 1e5
+"""mm; a place farther off is a damaged number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +149,8 @@ def _header(name: str, dataset: Dataset, ended: bool) -> Header:
     modality = "RTSTRUCT" if drawn else str(dataset.get("Modality") or "OT").strip().upper()
     image_type = _texts(dataset.get("ImageType"))
     frames = int(dataset.get("NumberOfFrames") or 1)
+    if frames < 1:
+        raise Refused("damaged-header", "the number of frames is below one")
     return Header(
         file=name,
         sop_class=str(sop_class),
@@ -254,8 +258,10 @@ def _texts(value: Any) -> tuple[str, ...]:
 def _numbers(value: Any, count: int) -> tuple[float, ...] | None:
     if value is None or isinstance(value, (str, float, int)) or len(value) != count:
         return None
-    return tuple(float(v) for v in value)
+    numbers = tuple(float(v) for v in value)
+    return numbers if all(abs(n) < FARTHEST for n in numbers) else None  # which no NaN is
 
 
 def _number(value: Any) -> float | None:
-    return None if value in (None, "") else float(value)
+    number = None if value in (None, "") else float(value)
+    return number if number is not None and 0 < number < FARTHEST else None

@@ -79,6 +79,8 @@ def _drawn(header: Header, items: Items, by_series: dict[tuple[str, str], list[i
         raise Refused("unpaired", f"a {what} of a series that is not among those read")
     if what == "structure set" and not all(isinstance(items[n], VolumeItem) for n in targets):
         raise Refused("unsupported", "a structure set of single images, which have no volume")
+    if any(isinstance(items[n], ImageItem) and items[n].header.frames > 1 for n in targets):
+        raise Refused("unsupported", f"a {what} of a multi-frame object that is no volume")
     named = [(number, class_of(names, declared)) for number, names in header.segments]
     found = tuple((number, name) for number, name in named if name is not None)
     if not found:

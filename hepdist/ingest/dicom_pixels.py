@@ -36,10 +36,10 @@ UNCOMPRESSED = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEnd
 PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 
 
-def read_pixels(files: Files, name: str, index: int | None = None) -> tuple[Dataset, np.ndarray]:
+def read_pixels(files: Files, name: str) -> tuple[Dataset, np.ndarray]:
     """The dataset of one file and its decoded pixels (see `decode`). Raises Refused."""
     dataset = read_dataset(files, name)
-    return dataset, decode(dataset, index)
+    return dataset, decode(dataset)
 
 
 def read_dataset(files: Files, name: str) -> Dataset:
@@ -56,7 +56,7 @@ def read_dataset(files: Files, name: str) -> Dataset:
 
 
 def read_frames(files: Files, name: str, frames: Sequence[int]) -> Iterator[tuple[Dataset, np.ndarray]]:
-    """The header of a multi-frame file and the stored values [H, W] of each frame asked for, in that order. Raises Refused.
+    """The header of a multi-frame file and the stored values ([H, W], or [H, W, 3] of colour) of each frame asked for, in that order. Raises Refused.
 
     One decoded frame is in memory at a time; of uncompressed data also no more than one frame is read.
     """
@@ -77,10 +77,10 @@ def read_frames(files: Files, name: str, frames: Sequence[int]) -> Iterator[tupl
             raise _undecodable(header) from None
 
 
-def decode(dataset: Dataset, index: int | None = None) -> np.ndarray:
+def decode(dataset: Dataset) -> np.ndarray:
     """Stored values as pydicom decodes them: [H, W] or [H, W, 3], with a leading axis for several frames; native byte order.
 
-    index: only this frame. Colour is RGB (YBR is converted, a palette is not yet applied). Adds to pydicom's decoders: files
+    Colour is RGB (YBR is converted, a palette is not yet applied). Adds to pydicom's decoders: files
     without file meta information, run-length-encoded 1-bit frames and Deflated Image Frame Compression (1-bit segmentations
     use both). Raises Refused with check 'truncated', 'no-pixels', 'too-large' or 'decode'; the reason names the transfer syntax.
     """
@@ -92,9 +92,8 @@ def decode(dataset: Dataset, index: int | None = None) -> np.ndarray:
             _check_claims(dataset)
             syntax = dataset.file_meta.TransferSyntaxUID
             if (dataset.get("BitsAllocated") == 1 and syntax == RLELossless) or syntax == DEFLATED_FRAMES:
-                pixels = _packed_frames(dataset)
-                return pixels if index is None or pixels.ndim == 2 else pixels[index]
-            return _native(pixel_array(dataset, index=index))
+                return _native(_packed_frames(dataset))
+            return _native(pixel_array(dataset))
     except Refused:
         raise
     except Exception:  # every plug-in raises its own; the messages may quote the file
@@ -139,6 +138,8 @@ def display_values(dataset: Dataset, pixels: np.ndarray, levels: int = 255) -> n
                 share = pixels @ GREY / (2.0 ** int(dataset.BitsStored) - 1)
             else:
                 share = _windowed(dataset, pixels)
+        if not np.isfinite(share).all():
+            raise Refused("lut", "a lookup table or window of the header gives no numbers")
     except Refused:
         raise
     except Exception:
