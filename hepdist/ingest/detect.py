@@ -26,7 +26,16 @@ def open_source(files: Files, spec: IngestSpec, skip: frozenset[str] = frozenset
     if _has_dicom(files, [name for name in visible if not images.is_picture(name)], thorough=not pictures):
         from hepdist.ingest.dicom import DicomSource  # pydicom and its decoders take a second to import
 
-        return DicomSource(files, modality=spec.modality, allow_burned_in=spec.allow_burned_in, display=spec.display, skip=skip)
+        return DicomSource(
+            files,
+            modality=spec.modality,
+            allow_burned_in=spec.allow_burned_in,
+            display=spec.display,
+            frames=spec.frames,
+            classes=spec.classes,
+            mask_folders=spec.mask_folders,
+            skip=skip,
+        )
     if pictures:
         return images.ImageSource(files, spec, skip)
     raise IngestError(
