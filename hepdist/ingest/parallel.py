@@ -11,6 +11,8 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
+AT_ONCE = 256
+"""Items of `as_map` that a process takes at once."""
 Make = Callable[..., Callable[[Any], Any]]
 
 
@@ -38,6 +40,30 @@ def processes(count: int | None) -> Iterator[Each]:
 
     with connect() as cluster:
         yield _Pipeline(count or max(1, int(cluster.cpus)))
+
+
+def as_map(each: Each) -> Callable[[Callable[[Any], Any], Sequence[Any]], Iterator[Any]]:
+    """An `Each` in the form of `map`: results in order, for work so small that a process takes hundreds of it at once."""
+
+    def ordered(function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
+        groups = [items[first : first + AT_ONCE] for first in range(0, len(items), AT_ONCE)]
+        early: dict[int, list[Any]] = {}
+        due = 0
+        for index, results in each(_Several, (function,), groups):
+            early[index] = results
+            while due in early:
+                yield from early.pop(due)
+                due += 1
+
+    return ordered
+
+
+class _Several:
+    def __init__(self, function: Callable[[Any], Any]):
+        self._function = function
+
+    def __call__(self, items: Sequence[Any]) -> list[Any]:
+        return [self._function(item) for item in items]
 
 
 class _Pipeline:

@@ -20,7 +20,7 @@ from hepdist.ingest.files import Files
 from hepdist.ingest.fit import fit_changes, misfits, plan_layout
 from hepdist.ingest.folder import open_part, publish, refuse_existing, sign
 from hepdist.ingest.join import join, table_path
-from hepdist.ingest.parallel import Each, processes
+from hepdist.ingest.parallel import Each, as_map, processes
 from hepdist.ingest.pseudonym import Pseudonyms, read_salt
 from hepdist.ingest.sample import Source
 from hepdist.ingest.spec import IngestSpec, parse_options
@@ -47,7 +47,7 @@ def run(source: str, cohort: str, options: list[str], progress: Progress | None 
     files = Files(source)
     table, inside = table_path(files, spec)
     with processes(spec.workers or _processes_for(files)) as each:
-        reader = open_source(files, spec, skip=inside)
+        reader = open_source(files, spec, inside, as_map(each))
         if spec.label is not None and table is None and reader.kind != "images":
             raise IngestError(f"ingest key 'label' is '{spec.label}', a column, but there is no table; add emr=TABLE.csv")
         part = open_part(target, sign(spec, files, table, names))
