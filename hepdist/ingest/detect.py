@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hepdist.errors import IngestError
-from hepdist.ingest import decathlon, images, medmnist
+from hepdist.ingest import decathlon, images, medmnist, table
 from hepdist.ingest.files import Files, is_hidden
 from hepdist.ingest.sample import Source
 from hepdist.ingest.spec import IngestSpec
@@ -20,6 +20,8 @@ def open_source(files: Files, spec: IngestSpec, skip: frozenset[str] = frozenset
         raise IngestError("the source holds no files; give a folder or archive that does")
     if len(visible) == 1 and visible[0].lower().endswith(".npz"):
         return medmnist.MedMNISTSource(files, spec)
+    if table.is_table(files, visible):
+        return table.TableSource(files, spec)
     if decathlon.has_pairs(visible):
         return decathlon.DecathlonSource(files, spec)
     pictures = [name for name in visible if images.is_picture(name)]
@@ -31,7 +33,7 @@ def open_source(files: Files, spec: IngestSpec, skip: frozenset[str] = frozenset
         return images.ImageSource(files, spec, skip)
     raise IngestError(
         "the source is of no known kind; give a DICOM folder, a MedMNIST .npz, a folder or tar of NIfTI pairs (imagesTr, labelsTr),"
-        " or images with masks, class folders, or a label table"
+        " images with masks, class folders or a label table, one EMR table, or FHIR resources"
     )
 
 
