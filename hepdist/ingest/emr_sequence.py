@@ -73,7 +73,7 @@ def pack(visits: Visits, length: int) -> Packed:
 def usual_length(visits: Iterable[Visits]) -> int:
     """The 95th percentile of the numbers of visits, at least 1; what `emr_visits` is unless it is given."""
     lengths = [len(v.days) for v in visits]
-    return int(np.percentile(lengths, USUAL_SHARE, method="higher")) if lengths else 1
+    return int(np.percentile(lengths, USUAL_SHARE, method="inverted_cdf")) if lengths else 1
 
 
 def one_a_day(days: Sequence[float], values: np.ndarray, average: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[tuple[int, int]]]:

@@ -46,12 +46,12 @@ class Analyte:
 # AFP: WHO's first international standard 72/225; 1 IU = 1.21 ng (Sizaret & Anderson, J Biol Stand 4:149, 1976).
 # Triglycerides by convention as triolein; total protein and immunoglobulins have no one molar mass.
 ANALYTES = (
-    Analyte("bilirubin_total", "µmol/L", 1500, ("bilirubin", "bili", "bil", "tbil", "total_bilirubin", "bilirubin_total", "t_bili", "总胆红素"), 584.66),
+    Analyte("bilirubin_total", "µmol/L", 1500, ("bilirubin", "bili", "bil", "tbil", "total_bilirubin", "t_bili", "总胆红素"), 584.66),
     Analyte("bilirubin_direct", "µmol/L", 1500, ("dbil", "direct_bilirubin", "conjugated_bilirubin", "直接胆红素", "结合胆红素"), 584.66),
     Analyte("bilirubin_indirect", "µmol/L", 1500, ("ibil", "indirect_bilirubin", "unconjugated_bilirubin", "间接胆红素"), 584.66),
     Analyte("creatinine", "µmol/L", 5000, ("crea", "creat", "scr", "cr", "serum_creatinine", "肌酐"), 113.12),
     Analyte("urea", "mmol/L", 150, ("serum_urea", "尿素"), 60.06),
-    Analyte("urea_nitrogen", "mmol/L", 300, ("bun", "blood_urea_nitrogen", "尿素氮"), 28.01),
+    Analyte("urea_nitrogen", "mmol/L", 300, ("bun", "blood_urea_nitrogen", "尿素氮"), 28.014),
     Analyte("uric_acid", "µmol/L", 5000, ("urate", "ua", "尿酸"), 168.11),
     Analyte("glucose", "mmol/L", 150, ("glu", "glc", "blood_glucose", "blood_sugar", "血糖", "葡萄糖"), 180.16),
     Analyte("cholesterol", "mmol/L", 80, ("chol", "total_cholesterol", "tc", "总胆固醇", "胆固醇"), 386.65),

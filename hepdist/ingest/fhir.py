@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,7 +61,7 @@ class _Found:
     readings: list[_Reading] = field(default_factory=list)
     texts: list[tuple[str, str, str]] = field(default_factory=list)
     """(column, reference to the patient, text)"""
-    others: Counter[str] = field(default_factory=Counter)
+    others: int = 0
     """Resources of kinds that are not read."""
 
     def key(self, reference: str) -> str:
@@ -94,9 +94,9 @@ def read_fhir(path: Path, identifier: str | None = None) -> Records:
                 _take(where, full_url, resource, found, findings, identifier)
             except (KeyError, TypeError, AttributeError, ValueError, IndexError):
                 findings.append(Finding(where, "quarantined", "not-fhir", "the resource isn't as FHIR R4 says"))
-    for kind, count in sorted(found.others.items()):
-        reason = f"{count} resources of a kind that is not read" if kind == "" else f"{count} {kind} resources, a kind that is not read"
-        findings.append(Finding(f"{path.name}#{kind}", "ignored", "resource-kind", reason))
+    if found.others:
+        reason = f"{found.others} resources of kinds that are not read"
+        findings.append(Finding(f"{path.name}#others", "ignored", "resource-kind", reason))
     return _records(path.name, files, found, findings)
 
 
@@ -145,7 +145,7 @@ def _take(where: str, full_url: str, resource: dict[str, Any], found: _Found, fi
         found.keys.update({reference: key for reference in (full_url, f"Patient/{resource.get('id')}") if reference})
         found.people[key] = resource
     elif kind not in ("Observation", "Condition", "DiagnosticReport"):
-        found.others[kind if kind.isalpha() and len(kind) < 40 else ""] += 1
+        found.others += 1
     elif _UNTRUE & {str(state) for state in states}:
         findings.append(Finding(where, "ignored", "untrue", "the resource says that it was entered in error, cancelled or refuted"))
     elif not (subject := resource.get("subject", {}).get("reference", "")):
@@ -214,7 +214,7 @@ def _patient_key(patient: dict[str, Any], identifier: str | None) -> str:
 
 def _records(name: str, files: dict[str, Path], found: _Found, findings: list[Finding]) -> Records:
     """One row a patient and day, or more where a day has two values of one code; patients without an observation have one row."""
-    units = _units(found.readings)
+    units = _units(found)
     rows: dict[tuple[str, str], list[dict[str, str]]] = {}
     for reading in found.readings:
         text = _converted(reading, units, findings)
@@ -234,7 +234,7 @@ def _records(name: str, files: dict[str, Path], found: _Found, findings: list[Fi
     for patient, date in sorted(rows):
         if date:
             firsts.setdefault(patient, date)
-    columns = sorted({reading.column for reading in found.readings})
+    columns = sorted(units)
     headers = [f"{column} [{units[column]}]" if units.get(column) else column for column in columns]
     lines = []
     for (patient, date), days in sorted(rows.items()):
@@ -244,18 +244,30 @@ def _records(name: str, files: dict[str, Path], found: _Found, findings: list[Fi
     return Records(name, [PATIENT, DATE, "sex", "age [years]", *headers], lines, files, findings, texts)
 
 
-def _units(readings: list[_Reading]) -> dict[str, str]:
-    """The unit of each column of numbers."""
-    written: dict[str, Counter[str]] = defaultdict(Counter)
-    for reading in readings:
-        if reading.unit is not None:
-            written[reading.column][reading.unit] += 1
-    analytes = {column: analyte_of(column) for column in written}
-    return {c: a.unit if (a := analytes[c]) is not None else counts.most_common(1)[0][0] for c, counts in written.items()}
+def _units(found: _Found) -> dict[str, str]:
+    """The unit of each column, blank for one without: of a known analyte its own, else the one that most patients' values have.
+
+    A code or unit that hepdist doesn't know and one patient alone has is no column: it could be anything, and identify them.
+    """
+    patients: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    for reading in found.readings:
+        patients[reading.column][reading.unit or ""].add(found.key(reading.subject))
+    units = {}
+    for column, by_unit in patients.items():
+        analyte = analyte_of(column)
+        unit = max(by_unit, key=lambda u: (len(by_unit[u]), u))
+        if analyte is not None:
+            units[column] = analyte.unit if any(by_unit) else ""
+        elif len(by_unit[unit]) > 1 or (column in LOINC.values() and not unit):
+            units[column] = unit
+    return units
 
 
 def _converted(reading: _Reading, units: dict[str, str], findings: list[Finding]) -> str | None:
     """The value in its column's unit, '<' kept; None, with a finding, where that is impossible."""
+    if reading.column not in units:
+        findings.append(Finding(reading.where, "ignored", "rare-code", "one patient alone has values of its code and unit"))
+        return None
     if reading.unit is None:
         return reading.text
     times = factor(reading.unit, units[reading.column], analyte_of(reading.column))
