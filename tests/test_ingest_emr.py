@@ -152,7 +152,7 @@ def test_values_that_no_patient_can_have_become_missing_without_being_quoted(tmp
         ("emr.csv#42.2", "quarantined", "out-of-range"),
     ]
     assert [f.reason for f in emr.findings] == [
-        "row 41, column 2 is above 87.6988; taken as missing",
+        "row 41, column 2 is above 87.699; taken as missing",
         "row 42, column 2 is below 0; taken as missing",
     ]
     assert "9876" not in repr(emr.findings)

@@ -12,7 +12,7 @@ from hepdist.errors import HepdistError
 from hepdist.ingest.emr import EMRTable, read_table
 from hepdist.ingest.emr_dictionary import Dictionary, load_dictionary
 
-SIGNS = "steroid antivirals fatigue malaise anorexia liver_big liver_firm spleen spiders ascites varices".split()
+SIGNS = ["steroid", "antivirals", "fatigue", "malaise", "anorexia", "liver_big", "liver_firm", "spleen", "spiders", "ascites", "varices"]
 NO_YES = "{type: category, categories: {1: no, 2: yes}}"
 HEPATITIS = f"""
 header: [class, age, sex, {", ".join(SIGNS)}, bilirubin, alk_phosphate, sgot, albumin, protime, histology]

@@ -82,6 +82,20 @@ def test_one_table_is_a_source_of_samples_without_images(tmp_path: Path) -> None
     assert source.table.rows["4"] == {"alt": 3.0}
 
 
+def test_a_folder_of_one_table_or_of_fhir_files_is_a_source_too(tmp_path: Path) -> None:
+    table(tmp_path)
+    (tmp_path / ".DS_Store").write_bytes(b"x")
+    source = open_source(Files(tmp_path), parse_options([]))
+    assert isinstance(source, TableSource)
+    assert len(source.table.rows) == 3
+    assert {f.file: f.outcome for f in source.findings if f.check != "not-a-feature"} == {"emr.csv": "ingested", ".DS_Store": "ignored"}
+    folder = tmp_path / "fhir"
+    folder.mkdir()
+    for i in range(2):
+        (folder / f"{i}.json").write_text(f'{{"resourceType": "Patient", "id": "{i}", "gender": "male"}}')
+    assert [p for item in open_source(Files(folder), parse_options([])).items for p, _ in item] == ["0", "1"]
+
+
 def test_options_reach_the_table(tmp_path: Path) -> None:
     path = table(tmp_path, "7,0,999,yes\n7,30,5,yes\n8,0,6,no\n")
     (tmp_path / "d.yaml").write_text("key: id\ncolumns: {alt: {unit: U/L}}")

@@ -85,7 +85,7 @@ def test_days_are_read_from_numbers_and_dates(texts: list[str], days: list[float
 
 def test_dates_that_could_be_two_days_are_refused_where_they_are_asked_for(tmp_path: Path) -> None:
     assert read_days(["03/04/2020", "05/06/2020"]) is None
-    with pytest.raises(IngestError, match="column 2 of table 'visits.csv' can't be read as days or dates of visits; write day numbers"):
+    with pytest.raises(IngestError, match=r"column 2 of table 'visits\.csv' can't be read as days or dates of visits; write day numbers"):
         read(tmp_path, "id,seen,alt\n1,03/04/2020,3\n1,05/06/2020,4\n", time="seen")
 
 
@@ -114,7 +114,7 @@ def test_pbcseq_gives_one_sequence_a_patient_equal_to_pandas(shared_data: Path) 
     emr, frame = read_table(path, label="status", drop=("futime",)), pd.read_csv(path)
     assert [c.name for c in emr.columns] == ["trt", "age", "sex"]
     names = [c.name for c in emr.sequence_columns]
-    assert names == "ascites hepato spiders edema bili chol albumin alk.phos ast platelet protime stage".split()
+    assert names == ["ascites", "hepato", "spiders", "edema", "bili", "chol", "albumin", "alk.phos", "ast", "platelet", "protime", "stage"]
     assert Counter(emr.labels.values()) == {"0": 106, "1": 23, "2": 105}
     lengths = [len(v.days) for v in emr.sequences.values()]
     assert (len(lengths), sum(lengths), min(lengths), max(lengths)) == (234, 1468, 1, 16)

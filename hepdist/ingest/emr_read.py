@@ -88,7 +88,7 @@ def _read_parquet(path: Path) -> tuple[list[str], list[list[str]]]:
 
     try:
         table = pq.read_table(path)
-    except pa.ArrowException:
+    except (pa.ArrowException, OSError):
         raise IngestError(f"table '{path}' is no valid Parquet file") from None
     columns = [[_text(value) for value in column.to_pylist()] for column in table.columns]
     return table.column_names, [list(record) for record in zip(*columns, strict=True)]

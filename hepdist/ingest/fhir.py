@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from hepdist.errors import IngestError
+from hepdist.ingest.emr_columns import number
 from hepdist.ingest.emr_read import Records
 from hepdist.ingest.emr_units import analyte_of, factor
-from hepdist.ingest.fhir_loinc import LOINC
+from hepdist.ingest.fhir_loinc import LOINC, UNITS
 from hepdist.ingest.sample import Finding
 
 FHIR_KINDS = (".json", ".ndjson")
@@ -148,7 +149,7 @@ def _take(where: str, full_url: str, resource: dict[str, Any], found: _Found, fi
         found.others += 1
     elif _UNTRUE & {str(state) for state in states}:
         findings.append(Finding(where, "ignored", "untrue", "the resource says that it was entered in error, cancelled or refuted"))
-    elif not (subject := resource.get("subject", {}).get("reference", "")):
+    elif not isinstance(subject := resource.get("subject", {}).get("reference"), str) or not subject:
         findings.append(Finding(where, "quarantined", "no-patient-key", "the resource names no patient"))
     elif kind == "Observation":
         _observe(where, subject, resource, found, findings)
@@ -254,11 +255,10 @@ def _units(found: _Found) -> dict[str, str]:
         patients[reading.column][reading.unit or ""].add(found.key(reading.subject))
     units = {}
     for column, by_unit in patients.items():
-        analyte = analyte_of(column)
-        unit = max(by_unit, key=lambda u: (len(by_unit[u]), u))
-        if analyte is not None:
-            units[column] = analyte.unit if any(by_unit) else ""
-        elif len(by_unit[unit]) > 1 or (column in LOINC.values() and not unit):
+        analyte, unit = analyte_of(column), max(by_unit, key=lambda u: (len(by_unit[u]), u))
+        if analyte is not None or column in UNITS:
+            units[column] = analyte.unit if analyte is not None else UNITS[column]
+        elif len(by_unit[unit]) > 1 or (not unit and column in LOINC.values()):
             units[column] = unit
     return units
 
@@ -274,8 +274,9 @@ def _converted(reading: _Reading, units: dict[str, str], findings: list[Finding]
     if times is None:
         findings.append(Finding(reading.where, "quarantined", "unit", "its unit can't be converted to that of its column"))
         return None
-    limit = reading.text[: len(reading.text) - len(reading.text.lstrip("<>="))]
-    return reading.text if times == 1.0 else f"{limit}{float(reading.text[len(limit) :]) * times!r}"
+    digits = reading.text.lstrip("<>=")
+    value = number(digits)
+    return reading.text if times == 1.0 or value is None else f"{reading.text.removesuffix(digits)}{value * times!r}"
 
 
 def _age(birth: str, day: str) -> str:

@@ -20,3 +20,9 @@ LOINC = {
     "8480-6": "systolic_pressure", "8462-4": "diastolic_pressure", "8867-4": "heart_rate", "8310-5": "temperature",
     "8302-2": "height", "29463-7": "weight", "39156-5": "bmi",
 }  # fmt: skip
+
+UNITS = {
+    "inr": "", "prothrombin_time": "s", "sodium": "mmol/L", "potassium": "mmol/L", "systolic_pressure": "mm[Hg]",
+    "diastolic_pressure": "mm[Hg]", "heart_rate": "/min", "temperature": "Cel", "height": "cm", "weight": "kg", "bmi": "kg/m2",
+}  # fmt: skip
+"""UCUM unit of those names that hepdist.ingest.emr_units has no analyte of."""

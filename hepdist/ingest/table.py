@@ -8,7 +8,7 @@ from typing import Any
 
 from hepdist.ingest.emr_read import TABLE_KINDS
 from hepdist.ingest.fhir import FHIR_KINDS, is_fhir
-from hepdist.ingest.files import Files
+from hepdist.ingest.files import Files, is_hidden
 from hepdist.ingest.join import file_findings, read_emr
 from hepdist.ingest.sample import Finding, Sample
 from hepdist.ingest.spec import IngestSpec
@@ -29,7 +29,8 @@ class TableSource:
         path = _path(files)
         self.table = read_emr(path, spec, keep_texts, by_row=True)
         self.label_names = self.table.label_names
-        self.findings: Sequence[Finding] = [*file_findings(self.table, path.name), *self.table.findings]
+        hidden = [Finding(name, "ignored", "hidden-file", "left by an operating system") for name in files.names if is_hidden(name)]
+        self.findings: Sequence[Finding] = [*file_findings(self.table, path.name), *self.table.findings, *hidden]
         told = [(patient, self.table.labels.get(patient)) for patient in self.table.rows]
         self.items = [tuple(told[n : n + AT_ONCE]) for n in range(0, len(told), AT_ONCE)]
 
@@ -52,4 +53,8 @@ def is_table(files: Files, visible: Sequence[str]) -> bool:
 
 
 def _path(files: Files) -> Path:
-    return files.path
+    """Of the one table, else of the FHIR files."""
+    if not files.path.is_dir():
+        return files.path
+    tables = [name for name in files.names if name.lower().endswith(TABLE_KINDS) and not is_hidden(name)]
+    return files.path / tables[0] if tables else files.path
