@@ -127,4 +127,4 @@ def _with_range(feature: Feature, texts: Sequence[str]) -> Feature:
         return limited
     faults = [limited.value(text)[1] for text in texts]
     outside = sum(fault is not None and fault.check == "out-of-range" for fault in faults)
-    return limited if outside <= MOST_IMPLAUSIBLE * len(texts) else replace(feature, doubtful=True)
+    return limited if outside <= max(1, MOST_IMPLAUSIBLE * len(texts)) else replace(feature, doubtful=True)
