@@ -223,6 +223,8 @@ def test_units_are_read_from_headers() -> None:
     assert name_and_unit("bilirubin (µmol/L)") == ("bilirubin", "µmol/L")
     assert name_and_unit("AST_IU_L") == ("AST", "IU/L")
     assert name_and_unit("inr") == ("inr", "")
+    assert name_and_unit("pressure [mm[Hg]]") == ("pressure", "mm[Hg]")
+    assert name_and_unit("bilirubin (total) [mg/dL]") == ("bilirubin (total)", "mg/dL")
 
 
 # Real tables

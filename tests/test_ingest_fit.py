@@ -23,8 +23,8 @@ def staged(number: int, **facts) -> Staged:
     channels = facts.pop("channels", 1)
     dtype = facts.pop("dtype", "|u1")
     plain = Staged(
-        sample_id=f"{number:016x}", key=str(number), patient=str(number), person=f"p{number:05d}", study="", series="",
-        image=Place(0, (channels, *shape), dtype), mask=None, content=f"c{number}", mask_values=(), label=None, labels=None, split="",
+        sample_id=f"{number:016x}", patient=f"p{number:05d}", person=f"p{number:05d}", study="", series="", site="",
+        image=Place("", 0, (channels, *shape), dtype), mask=None, content=f"c{number}", likeness="", mask_values=(), label=None, labels=None, split="",
         spacing=None, affine=None, unit="raw", files=(),
     )  # fmt: skip
     return replace(plain, **facts)
@@ -105,7 +105,7 @@ def test_images_of_one_size_keep_it_and_the_narrowest_type_that_holds_all_is_tak
 
 def test_the_odd_one_out_is_the_image_with_other_axes_or_channels():
     samples = [staged(0), staged(1), staged(2, channels=3), staged(3, shape=(8, 8, 8))]
-    assert [s.key for s in misfits(samples)] == ["2", "3"]
+    assert [int(s.sample_id, 16) for s in misfits(samples)] == [2, 3]
 
 
 @pytest.mark.parametrize("shape", [(5, 9, 8), (9, 5, 8), (8, 8, 8), (13, 3, 7)])
@@ -143,13 +143,13 @@ def test_resampled_volumes_equal_monais_spacing_and_keep_their_place_in_the_pati
 
 def test_a_rare_class_stays_and_a_stray_value_does_not():
     samples = [
-        staged(i, mask=Place(0, (1, 8, 8), "|u1"), mask_values=(0, 1, *((2,) if i < 6 else ()), *((9,) if i == 50 else ())))
+        staged(i, mask=Place("", 0, (1, 8, 8), "|u1"), mask_values=(0, 1, *((2,) if i < 6 else ()), *((9,) if i == 50 else ())))
         for i in range(100)
     ]
     names, values, bad = name_mask_classes(samples, ())
     assert names == ("background", "label_1", "label_2")
     assert values == (0, 1, 2)
-    assert [(s.key, check) for s, check, _ in bad] == [("50", "label-unknown")]
+    assert [(int(s.sample_id, 16), check) for s, check, _ in bad] == [(50, "label-unknown")]
 
 
 def test_label_names_follow_natural_order_and_numbers_can_be_indices():
@@ -159,4 +159,4 @@ def test_label_names_follow_natural_order_and_numbers_can_be_indices():
     samples = [staged(i, label=v) for i, v in enumerate(["1", "ill", "2"])]
     _, bad = name_labels(samples, ("well", "ill"), ())
     assert [s.label for s in samples] == [1, 1, None]
-    assert [s.key for s, _, _ in bad] == ["2"]
+    assert [int(s.sample_id, 16) for s, _, _ in bad] == [2]

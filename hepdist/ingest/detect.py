@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hepdist.errors import IngestError
-from hepdist.ingest import decathlon, images, medmnist, table
+from hepdist.ingest import images, medmnist, table, volumes
 from hepdist.ingest.files import Files, is_hidden
 from hepdist.ingest.sample import Source
 from hepdist.ingest.spec import IngestSpec
@@ -20,10 +20,10 @@ def open_source(files: Files, spec: IngestSpec, skip: frozenset[str] = frozenset
         raise IngestError("the source holds no files; give a folder or archive that does")
     if len(visible) == 1 and visible[0].lower().endswith(".npz"):
         return medmnist.MedMNISTSource(files, spec)
-    if table.is_table(files, visible):
+    if table.is_table(files, spec, visible):
         return table.TableSource(files, spec)
-    if decathlon.has_pairs(visible):
-        return decathlon.DecathlonSource(files, spec)
+    if volumes.has_volumes(visible):
+        return volumes.VolumeSource(files, spec, skip)
     pictures = [name for name in visible if images.is_picture(name)]
     if _has_dicom(files, [name for name in visible if not images.is_picture(name)], thorough=not pictures):
         from hepdist.ingest.dicom import DicomSource  # pydicom and its decoders take a second to import
@@ -32,7 +32,7 @@ def open_source(files: Files, spec: IngestSpec, skip: frozenset[str] = frozenset
     if pictures:
         return images.ImageSource(files, spec, skip)
     raise IngestError(
-        "the source is of no known kind; give a DICOM folder, a MedMNIST .npz, a folder or tar of NIfTI pairs (imagesTr, labelsTr),"
+        "the source is of no known kind; give a DICOM folder, a MedMNIST .npz, NIfTI volumes with masks or a label table,"
         " images with masks, class folders or a label table, one EMR table, or FHIR resources"
     )
 

@@ -28,7 +28,7 @@ UNITS = {
     "umol_l": "µmol/L", "mmol_l": "mmol/L", "ng_ml": "ng/mL", "years": "years", "months": "months", "days": "days", "kg": "kg",
     "cm": "cm", "mmhg": "mmHg", "celsius": "°C", "percent": "%",
 }  # fmt: skip
-_BRACKETS = re.compile(r"^(.*\S)\s*[\[(]([^\[\]()]+)[\])]$")
+_BRACKETS = re.compile(r"^(.*?\S)\s*(?:\[((?:[^\[\]]|\[[^\[\]]*\])+)\]|\(([^()]+)\))$")
 _LIMIT = re.compile(r"^(?:[<>]=?|[≤≥])\s*(\S+)$")
 _DATE = re.compile(
     r"^\d{4}([-/.])\d{1,2}\1\d{1,2}([T ]\d{1,2}:\d{2}.*)?$|^\d{1,2}([-/.])\d{1,2}\3(\d{4}|\d{2})$|^[A-Za-z]{3,9} \d{1,2}, \d{4}$"
@@ -45,7 +45,7 @@ def name_and_unit(header: str) -> tuple[str, str]:
     """'bilirubin [mg/dL]', 'bilirubin (mg/dL)' and 'bilirubin_mg_dl' give ('bilirubin', 'mg/dL'); no unit gives ''."""
     header = header.strip()
     if match := _BRACKETS.match(header):
-        return match[1], match[2].strip()
+        return match[1], (match[2] or match[3]).strip()  # UCUM's own brackets inside: [mm[Hg]]
     lower = header.lower()
     suffix = next((s for s in sorted(UNITS, key=len, reverse=True) if lower.endswith(f"_{s}")), None)
     return (header, "") if suffix is None else (header[: -len(suffix) - 1], UNITS[suffix])

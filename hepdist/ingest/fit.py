@@ -57,6 +57,7 @@ def plan_layout(samples: Sequence[Staged], spec: IngestSpec) -> Layout:
 
     Raises RecipeError where `size` or `spacing` doesn't fit the number of axes.
     """
+    assert samples[0].image is not None
     axes = len(samples[0].shape)
     for key, given in (("size", spec.size), ("spacing", spec.spacing)):
         if given is not None and len(given) not in ((axes, 1) if key == "spacing" else (axes,)):
@@ -86,9 +87,14 @@ def fit_changes(samples: Sequence[Staged], layout: Layout) -> tuple[bool, bool]:
 
 def misfits(samples: Sequence[Staged]) -> list[Staged]:
     """The samples whose number of channels or axes is not the one that most have: tensors of a column share one shape."""
-    forms = Counter((s.image.shape[0], len(s.image.shape)) for s in samples)
-    usual = max(forms, key=lambda form: (forms[form], form))
-    return [s for s in samples if (s.image.shape[0], len(s.image.shape)) != usual]
+    forms = Counter(_form(s) for s in samples if s.image)
+    usual = max(forms, key=lambda form: (forms[form], form), default=None)
+    return [s for s in samples if s.image and _form(s) != usual]
+
+
+def _form(sample: Staged) -> tuple[int, int]:
+    assert sample.image is not None
+    return sample.image.shape[0], len(sample.shape)
 
 
 def fit(image: np.ndarray, mask: np.ndarray | None, sample: Staged, layout: Layout) -> Fitted:
@@ -117,7 +123,7 @@ def fit(image: np.ndarray, mask: np.ndarray | None, sample: Staged, layout: Layo
         image=_as_dtype(crop_or_pad(image, offset, layout.size, pad), layout.dtype),
         mask=crop_or_pad(mask, offset, layout.size, 0) if mask is not None else None,
         spacing=tuple(float(s) for s in np.array(spacing) * step),
-        affine=_moved(sample.affine, step, offset) if sample.affine is not None else None,
+        affine=_moved(np.array(sample.affine), step, offset) if sample.affine is not None else None,
         source_shape=source_shape, original_shape=original_shape, offset=offset,
     )  # fmt: skip
 
@@ -161,7 +167,7 @@ def _holds(shapes: np.ndarray) -> tuple[int, ...]:
 def _dtype(samples: Sequence[Staged], spec: IngestSpec) -> str:
     if spec.dtype != "auto":
         return spec.dtype
-    common = np.result_type(*{np.dtype(s.image.dtype) for s in samples}).name
+    common = np.result_type(*{np.dtype(s.image.dtype) for s in samples if s.image}).name
     return common if common in STORED else "float32"
 
 

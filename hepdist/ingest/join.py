@@ -12,6 +12,7 @@ from hepdist.ingest.emr import EMRTable, read_table
 from hepdist.ingest.emr_dictionary import load_dictionary
 from hepdist.ingest.fhir import is_fhir
 from hepdist.ingest.files import Files
+from hepdist.ingest.pseudonym import Pseudonyms
 from hepdist.ingest.sample import Finding
 from hepdist.ingest.spec import IngestSpec
 from hepdist.ingest.stage import Staged
@@ -126,16 +127,15 @@ def match(
     return Match(rows, unmatched, findings)
 
 
-def join(samples: Sequence[Staged], path: Path, spec: IngestSpec, name: str) -> tuple[EMRTable, list[Finding]]:
+def join(samples: Sequence[Staged], path: Path, spec: IngestSpec, name: str, names: Pseudonyms) -> tuple[EMRTable, list[Finding]]:
     """Give each sample its EMR values and, where `label` names a column, its label.
 
     A patient without a row keeps images, with every value missing; a row without an image goes to the audit.
     name: of the table in the audit. Raises IngestError where no row belongs to any image.
     """
     table = read_emr(path, spec)
-    keys = {"patient": lambda s: (s.patient,), "study": lambda s: (s.study,), "image": lambda s: image_names(s.key)}
-    names = {sample.sample_id: keys[spec.emr_key](sample) for sample in samples}
-    found = match(table, names, lambda kind, raw: raw, kind=spec.emr_key, file=path.name, keep_unmatched=spec.keep_unmatched)
+    called = {s.sample_id: ({"patient": s.patient, "study": s.study, "image": s.sample_id}[spec.emr_key],) for s in samples}
+    found = match(table, called, names.of, kind=spec.emr_key, file=path.name, keep_unmatched=spec.keep_unmatched)
     for sample in samples:
         key = found.rows.get(sample.sample_id, "")
         sample.emr = dict(table.rows.get(key, {}))

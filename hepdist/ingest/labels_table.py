@@ -1,15 +1,18 @@
-"""A CSV that names image files and their labels, and how its rows find the images; patients' other data are EMR (emr.py)."""
+"""A table that names image files and says whose they are and of which class, and how its rows find the images; other data are EMR (emr.py)."""
 
 from __future__ import annotations
 
-import csv
-import io
+import datetime
+import tempfile
 from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
 from hepdist.errors import IngestError
+from hepdist.ingest.emr_columns import is_missing, plain
+from hepdist.ingest.emr_read import read_records
 from hepdist.ingest.files import Files, is_hidden
 from hepdist.ingest.sample import Finding
 from hepdist.ingest.spec import IngestSpec
@@ -17,14 +20,20 @@ from hepdist.ingest.spec import IngestSpec
 FILE_KEYS = ("file", "filename", "file_name", "image", "image_path", "path", "image_id")
 LABEL_KEYS = ("label", "class", "finding", "diagnosis", "target", "category")
 PATIENT_KEYS = ("patient", "patient_id", "patientid", "subject", "subject_id")
+SITE_KEYS = ("site", "institution", "hospital", "center", "centre")
+DATE_KEYS = ("date", "study_date", "acquisition_date")
+DATES = ("%Y%m%d", "%Y/%m/%d", "%d.%m.%Y", "%B %d, %Y", "%b %d, %Y", "%Y-%m", "%Y")
+"""Besides ISO 8601; a day such as 01/02/2020 is no date, since it is two. A month or year alone is its first day."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What one row says of its image."""
+    """What one row says of its image; empty where it says nothing."""
 
-    label: str | None
-    patient: str
+    label: str | None = None
+    patient: str = ""
+    site: str = ""
+    date: datetime.date | None = None
 
 
 @dataclass
@@ -35,92 +44,146 @@ class LabelTable:
     """Relative to the source, or as the option gave it."""
     inside: bool
     """Whether it is one of the source's files."""
-    rows: list[tuple[str, Entry]]
+    patients: bool
+    """Whether it has a column of patients."""
+    rows: list[tuple[int, str, Entry]]
+    """Row number (1 for the first below the header), file, what it says."""
+    findings: list[Finding] = field(default_factory=list)
 
-    def match(self, images: Iterable[str]) -> tuple[dict[str, list[Entry]], list[Finding]]:
-        """Entries of each image, and findings about the table: rows of no image, and rows said twice.
+    def match(self, images: Mapping[str, Iterable[str]]) -> tuple[dict[str, list[Entry]], list[Finding]]:
+        """Entries of each image, one a patient, and findings about the table: rows of no image, and rows said twice.
 
-        A row names an image by its relative path, its file name, or its file name without the suffix.
+        images: the names by which a row may call each. Two rows of one image and patient that differ in the class leave it
+        unlabelled: nobody knows which is right.
         """
         by_name: dict[str, list[str]] = defaultdict(list)
-        for image in images:
-            path = PurePosixPath(image)
-            for name in {image, path.name, path.stem}:
+        for image, names in images.items():
+            for name in set(names):
                 by_name[name].append(image)
-        found: dict[str, list[Entry]] = defaultdict(list)
-        findings = [Finding(self.name, "ingested")] if self.inside else []
-        for number, (file, entry) in enumerate(self.rows, start=2):
-            targets = by_name.get(file, [])
+        found: dict[str, dict[str, Entry]] = defaultdict(dict)
+        findings = [*([Finding(self.name, "ingested")] if self.inside else []), *self.findings]
+        for number, file, entry in self.rows:
+            targets = by_name.get(file) or by_name.get(PurePosixPath(file).name, [])
             row = f"{self.name}#{number}"
             if len(targets) != 1:
                 reason = "names no image of the source" if not targets else "names several images of the source"
                 findings.append(Finding(row, "quarantined", "unknown-image", reason))
-            elif any(e.patient == entry.patient for e in found[targets[0]]):
+            elif (earlier := found[targets[0]].get(entry.patient)) is None:
+                found[targets[0]][entry.patient] = entry
+            elif earlier.label == entry.label:
                 findings.append(Finding(row, "quarantined", "duplicate-row", "the image has a row already"))
             else:
-                found[targets[0]].append(entry)
-        return dict(found), findings
+                found[targets[0]][entry.patient] = replace(earlier, label=None)
+                reason = "the image has a row of another class already; it is left unlabelled"
+                findings.append(Finding(row, "quarantined", "ambiguous", reason))
+        return {image: list(entries.values()) for image, entries in found.items()}, findings
 
 
 def find_table(files: Files, spec: IngestSpec) -> LabelTable | None:
-    """The table that `labels_table` names, else the only CSV of the source that has a file and a label column.
+    """The table that `labels_table` names, else the only one of the source that has a file and a label column.
 
     Raises IngestError where the one named can't be used.
     """
     if spec.labels_table is not None:
         inside = spec.labels_table in files.names
-        path = Path(spec.labels_table)
-        if not inside and not path.is_file():
+        if not inside and not Path(spec.labels_table).is_file():
             raise IngestError(
                 f"ingest key 'labels_table' is '{spec.labels_table}', which is no file; give a path, or a name inside the source"
             )
-        data = files.read(spec.labels_table) if inside else path.read_bytes()
-        rows = _rows(data, path.suffix)
-        keys = _keys(rows[0].keys() if rows else (), spec)
-        if keys is None:
+        table = _read(files, spec.labels_table, inside, spec)
+        if table is None:
             raise IngestError(
                 "the label table has no rows or lacks a column of files or of labels; name them with file_key=COLUMN label=COLUMN"
             )
-        return LabelTable(spec.labels_table, inside, _entries(rows, *keys))
+        return table
     if spec.emr is not None and spec.label is not None:  # the label is in the EMR table
         return None
     tables = []
     for name in files.names:
         if name.lower().endswith((".csv", ".tsv")) and not is_hidden(name):
             try:
-                rows = _rows(files.read(name), PurePosixPath(name).suffix)
+                table = _read(files, name, True, spec)
             except (IngestError, OSError):
                 continue
-            keys = _keys(rows[0].keys() if rows else (), spec)
-            if keys is not None:
-                tables.append(LabelTable(name, True, _entries(rows, *keys)))
+            if table is not None:
+                tables.append(table)
     if len(tables) > 1:
         raise IngestError(f"the source holds {len(tables)} label tables; name one with labels_table=TABLE.csv")
     return tables[0] if tables else None
 
 
-def _rows(data: bytes, suffix: str) -> list[dict[str, str]]:
-    try:
-        reader = csv.DictReader(io.StringIO(data.decode("utf-8-sig")), delimiter="\t" if suffix.lower() == ".tsv" else ",")
-        return [{k: (v or "").strip() for k, v in row.items() if k is not None} for row in reader]
-    except (UnicodeDecodeError, csv.Error):
-        raise IngestError("the label table is not CSV in UTF-8; save it as that") from None
+def _read(files: Files, name: str, inside: bool, spec: IngestSpec) -> LabelTable | None:
+    """The table; None where it lacks a column of files or of labels."""
+    if inside:  # it may lie in an archive, which the readers of tables don't open
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, f"table{PurePosixPath(name).suffix}")
+            path.write_bytes(files.read(name))
+            names, records = _records(path)
+    else:
+        names, records = _records(Path(name))
+    named = {plain(n): i for i, n in reversed(list(enumerate(names)))}
 
-
-def _keys(columns: Iterable[str], spec: IngestSpec) -> tuple[str, str, str | None] | None:
-    """The columns of file, label and (where there is one) patient; None where one of the first two is lacking."""
-    named = list(columns)
-
-    def pick(given: str | None, usual: tuple[str, ...]) -> str | None:
+    def pick(given: str | None, usual: tuple[str, ...]) -> int | None:
         if given is not None:
-            return given if given in named else None
-        return next((c for u in usual for c in named if c.strip().lower() == u), None)
+            return names.index(given) if given in names else None
+        return next((named[plain(u)] for u in usual if plain(u) in named), None)
 
-    file, label = pick(spec.file_key, FILE_KEYS), pick(spec.label, LABEL_KEYS)
+    file, label, patient, site, date = (
+        pick(given, usual)
+        for given, usual in (
+            (spec.file_key, FILE_KEYS),
+            (spec.label, LABEL_KEYS),
+            (spec.patient_key, PATIENT_KEYS),
+            (spec.site_key, SITE_KEYS),
+            (spec.date_key, DATE_KEYS),
+        )
+    )
+    for key, given, there in (
+        ("patient_key", spec.patient_key, patient),
+        ("site_key", spec.site_key, site),
+        ("date_key", spec.date_key, date),
+    ):
+        if given is not None and there is None and spec.labels_table is not None and spec.emr is None:
+            raise IngestError(f"ingest key '{key}' is '{given}', which is no column of the label table; name one of its columns")
     if file is None or label is None:
         return None
-    return file, label, pick(spec.patient_key, PATIENT_KEYS)
+    table = LabelTable(name, inside, patient is not None, [])
+    for number, record in enumerate(records, 1):
+        if len(record) != len(names):
+            reason = f"{len(record)} fields where the header has {len(names)}"
+            table.findings.append(Finding(f"{name}#{number}", "quarantined", "ragged-row", reason))
+            continue
+
+        def cell(column: int | None, record: Sequence[str] = record) -> str:
+            text = record[column].strip() if column is not None else ""
+            return "" if is_missing(text) else text
+
+        entry = Entry(record[label].strip(), cell(patient), cell(site), date_of(cell(date)))
+        if patient is not None and not entry.patient:
+            table.findings.append(Finding(f"{name}#{number}", "quarantined", "no-patient-key", "the row names no patient"))
+        else:
+            table.rows.append((number, cell(file), entry))
+    return table
 
 
-def _entries(rows: list[dict[str, str]], file: str, label: str, patient: str | None) -> list[tuple[str, Entry]]:
-    return [(row[file], Entry(row[label], row[patient] if patient else "")) for row in rows]
+def _records(path: Path) -> tuple[list[str], list[list[str]]]:
+    try:
+        records = read_records(path)
+    except IngestError:  # names a file that may be a temporary one
+        raise IngestError("the label table holds no rows, or is no table; give a CSV, TSV, Parquet or Excel file with a header") from None
+    return records.names, records.rows
+
+
+@lru_cache(1 << 12)
+def date_of(text: str) -> datetime.date | None:
+    """The day that a cell names, in ISO 8601 or one of the common unambiguous ways; None where it names none."""
+    try:
+        return datetime.datetime.fromisoformat(text).date()
+    except ValueError:
+        pass
+    for form in DATES:
+        try:
+            return datetime.datetime.strptime(text, form).date()
+        except ValueError:
+            continue
+    return None

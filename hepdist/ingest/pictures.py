@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
-import struct
 import warnings
-import zlib
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -14,6 +12,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 logging.getLogger("PIL").addHandler(logging.NullHandler())  # else Python prints its complaints about damaged files
 DEEP = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")
 """Pillow's grey modes of more than 8 bits."""
+FORMATS = ("PNG", "JPEG", "BMP", "TIFF")
 
 
 class UnreadablePicture(Exception):
@@ -27,18 +26,10 @@ class UnreadablePicture(Exception):
 def grey(data: bytes) -> np.ndarray:
     """[1, H, W]: uint8, or uint16 or float32 where the file is that deep; upright by its EXIF tag.
 
-    Colour becomes ITU-R 601 luma; transparent pixels keep the colour they have. Raises UnreadablePicture.
+    Colour becomes ITU-R 601 luma, of CMYK by way of RGB, and of 16-bit colour from its upper 8 bits; transparent pixels keep
+    the colour they have. Raises UnreadablePicture.
     """
-    picture = _decode(data)
-    if picture.mode in DEEP:
-        pixels = np.asarray(picture)
-        if pixels.dtype.kind != "f":
-            wide = pixels.min() < 0 or pixels.max() > np.iinfo(np.uint16).max
-            pixels = pixels.astype(np.float32 if wide else np.uint16)
-        return pixels[None]
-    if picture.mode not in ("L", "1"):
-        picture = picture.convert("RGB")  # straight from RGBA or a palette to L would blend or index
-    return np.asarray(picture.convert("L"))[None]
+    return _grey(_decode(data))
 
 
 def class_indices(data: bytes) -> np.ndarray:
@@ -50,11 +41,26 @@ def class_indices(data: bytes) -> np.ndarray:
     picture = _decode(data)
     if picture.mode == "P":
         return np.asarray(picture)[None]
-    pixels = grey(data)
+    pixels = _grey(picture)
     if pixels.dtype != np.uint8:
         top = pixels.max()
         return (pixels > top / 2).astype(np.uint8) if top > 127 else pixels.astype(np.uint8)
     return (pixels > 127).astype(np.uint8) if pixels.max() > 127 else pixels
+
+
+def _grey(picture: Image.Image) -> np.ndarray:
+    if picture.mode in DEEP:
+        pixels = np.asarray(picture)
+        if pixels.dtype.kind != "f":
+            wide = pixels.min() < 0 or pixels.max() > np.iinfo(np.uint16).max
+            pixels = pixels.astype(np.float32 if wide else np.uint16)
+        return pixels.astype(pixels.dtype.newbyteorder("="), copy=False)[None]
+    if picture.mode not in ("L", "1"):
+        try:
+            picture = picture.convert("RGB")  # straight from RGBA or a palette to L would blend or index
+        except ValueError:
+            raise UnreadablePicture("unsupported", f"has colours of the kind {picture.mode}; save it as RGB or grey") from None
+    return np.asarray(picture.convert("L"))[None]
 
 
 def _decode(data: bytes) -> Image.Image:
@@ -62,13 +68,18 @@ def _decode(data: bytes) -> Image.Image:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            picture: Image.Image = Image.open(io.BytesIO(data))
+            # these decoders alone: others run programs (EPS) or hold documents
+            picture: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
+            pages = getattr(picture, "n_frames", 1) if picture.format != "MPO" else 1  # MPO: a camera's JPEG with its own preview
+            if pages > 1:
+                raise UnreadablePicture("unsupported", f"holds {pages} pages or frames; save each as a file of its own")
             picture.load()
-            picture = ImageOps.exif_transpose(picture)
+            return ImageOps.exif_transpose(picture)
+    except UnreadablePicture:
+        raise
     except UnidentifiedImageError:
         raise UnreadablePicture("not-an-image", "is no image that can be decoded") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise UnreadablePicture("unsupported", f"has more than {Image.MAX_IMAGE_PIXELS} pixels") from None
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, OverflowError, struct.error, zlib.error) as error:
+    except Exception as error:  # a damaged file can make a decoder raise anything
         raise UnreadablePicture("truncated", f"its pixels can't be decoded whole ({type(error).__name__})") from None
-    return picture

@@ -1,8 +1,9 @@
-"""The order of ingest: read, check, join, split, write; a cohort appears whole or not at all."""
+"""The order of ingest: read, check, join, split, write; a cohort appears whole or not at all, and a killed ingest is taken up again."""
 
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,22 +12,30 @@ import numpy as np
 
 import hepdist
 from hepdist.errors import IngestError
-from hepdist.ingest.audit import Audit, findings_of
+from hepdist.ingest.audit import Audit, row_of, rows_of
 from hepdist.ingest.classes import Bad, check_multilabel, name_labels, name_mask_classes
+from hepdist.ingest.columns import Columns
 from hepdist.ingest.detect import open_source
 from hepdist.ingest.files import Files
 from hepdist.ingest.fit import fit_changes, misfits, plan_layout
+from hepdist.ingest.folder import open_part, publish, refuse_existing, sign
 from hepdist.ingest.join import join, table_path
+from hepdist.ingest.parallel import Each, processes
 from hepdist.ingest.pseudonym import Pseudonyms, read_salt
-from hepdist.ingest.sample import Finding, Sample, Source
+from hepdist.ingest.sample import Source
 from hepdist.ingest.spec import IngestSpec, parse_options
-from hepdist.ingest.split import assign, outside_their_split, unite_identical
-from hepdist.ingest.stage import Stage, Staged, content_of, fault_of
-from hepdist.ingest.statistics import Statistics
-from hepdist.ingest.write import Columns, write_split
-from hepdist.shards.manifest import MANIFEST, SPLITS, EMRColumn, Manifest
+from hepdist.ingest.split import decide
+from hepdist.ingest.stage import Staged
+from hepdist.ingest.statistics import DRAWN, Moments, Part, counts, fingerprint, missing_shares, normalisation_of_emr
+from hepdist.ingest.unit import UnitReader, units_of
+from hepdist.ingest.unite import Record
+from hepdist.ingest.write import ShardWriter, plan_shards
+from hepdist.shards.manifest import SPLITS, EMRColumn, Manifest, Shard
 
 Progress = Callable[[int, int], None]
+
+SMALL_BYTES, SMALL_FILES = 256 << 20, 2000
+"""A source below both is read by this process alone: a Ray of several would take longer to start."""
 
 
 def run(source: str, cohort: str, options: list[str], progress: Progress | None = None) -> Manifest:
@@ -37,195 +46,182 @@ def run(source: str, cohort: str, options: list[str], progress: Progress | None 
     names = Pseudonyms(read_salt(spec.salt))
     files = Files(source)
     table, inside = table_path(files, spec)
-    reader = open_source(files, spec, skip=inside)
-    if spec.label is not None and table is None and reader.kind != "images":
-        raise IngestError(f"ingest key 'label' is '{spec.label}', a column, but there is no table; add emr=TABLE.csv")
-    part = target.with_name(f"{target.name}.part")
-    shutil.rmtree(part, ignore_errors=True)  # of a run that was killed
-    (part / "shards").mkdir(parents=True)
-    try:
-        manifest = _build(part, target.name, files, reader, table, spec, names, progress or (lambda done, total: None))
-        manifest.save(part)
-        _put_in_place(part, target)
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
+    with processes(spec.workers or _processes_for(files)) as each:
+        reader = open_source(files, spec, skip=inside)
+        if spec.label is not None and table is None and reader.kind != "images":
+            raise IngestError(f"ingest key 'label' is '{spec.label}', a column, but there is no table; add emr=TABLE.csv")
+        part = open_part(target, sign(spec, files, table, names))
+        try:
+            manifest = Build(part, files, reader, table, spec, names, each, progress or (lambda done, total: None)).run(target.name)
+            manifest.save(part)
+            publish(part, target)
+        except IngestError:
+            shutil.rmtree(part, ignore_errors=True)  # the same command would fail again
+            raise
     return manifest
 
 
-def refuse_existing(target: Path, overwrite: bool) -> None:
-    """Raises IngestError where `target` holds anything that may not be replaced."""
-    if (target / MANIFEST).is_file():
-        if not overwrite:
-            raise IngestError(f"cohort '{target}' exists already; choose another folder or replace it with overwrite=true")
-    elif target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise IngestError(f"'{target}' exists and is not a cohort; choose another folder")
+def _processes_for(files: Files) -> int | None:
+    return 1 if len(files.names) < SMALL_FILES and files.bytes() < SMALL_BYTES else None
 
 
-def _build(
-    part: Path, name: str, files: Files, source: Source, table: Path | None, spec: IngestSpec, names: Pseudonyms, progress: Progress
-) -> Manifest:
-    audit, stage = Audit(), Stage(part / "staging")
-    total = max(1, len(source.items))
-    samples = _read(source, names, stage, audit, lambda done: progress(min(done, total), 2 * total))
+class Build:
+    """One ingest: what its steps share."""
 
-    samples = _without(samples, audit, [(s, "geometry", "its channels or axes are not those of most images") for s in misfits(samples)])
-    emr, declared = _join(samples, table, files, spec, audit)
-    samples, label_names, mask_classes, mask_values = _classes(samples, source, declared or source.label_names, spec, audit)
-    samples, split_rule = _split(samples, spec, names, audit)
+    def __init__(
+        self,
+        part: Path,
+        files: Files,
+        source: Source,
+        table: Path | None,
+        spec: IngestSpec,
+        names: Pseudonyms,
+        each: Each,
+        progress: Progress,
+    ):
+        self.part, self.files, self.source, self.table = part, files, source, table
+        self.spec, self.names, self.each, self.progress = spec, names, each, progress
+        self.stage = part / "staging"
+        self.audit = Audit()
 
-    layout = plan_layout(samples, spec)
-    columns = Columns(
-        layout,
-        label_names,
-        source.multilabel,
-        mask_classes,
-        mask_values,
-        emr,
-        _geometry(samples, bool(mask_classes), fit_changes(samples, layout)),
-        "mm" if any(s.spacing is not None for s in samples) else "source pixels",
-    )
-    by_split = {split: [s for s in samples if s.split == split] for split in SPLITS}
-    statistics = Statistics(layout.channels, len(emr), label_names, mask_classes, len(by_split["train"]))
-    written = 0
+    def run(self, name: str) -> Manifest:
+        samples = self._read()
+        samples = self._without(samples, [(s, "geometry", "its channels or axes are not those of most images") for s in misfits(samples)])
+        emr, declared = self._join(samples)
+        samples, label_names, mask_classes, mask_values = self._classes(samples, declared or self.source.label_names)
+        samples, split_rule = self._split(samples)
 
-    def wrote() -> None:
-        nonlocal written
-        written += 1
-        progress(total + written * total // len(samples), 2 * total)
+        pictured = any(s.image is not None for s in samples)
+        layout = plan_layout(samples, self.spec) if pictured else None
+        geometry = _geometry(samples, bool(mask_classes), fit_changes(samples, layout)) if layout else ()
+        length = "mm" if any(s.spacing is not None for s in samples) else "source pixels"
+        columns = Columns(layout, label_names, self.source.multilabel, mask_classes, mask_values, emr, geometry, length)
+        written = self._write(samples, columns)
+        for sample in samples:
+            for row in rows_of(sample, "ingested") if sample.files else ():
+                self.audit.add(row)
+        self.audit.write(self.part / "audit.parquet")
+        return self._manifest(name, samples, columns, written, split_rule)
 
-    shards = [shard for split in SPLITS for shard in write_split(part, split, by_split[split], stage, names, columns, statistics, wrote)]
-    stage.remove()
-    for sample in samples:
-        for finding in findings_of(sample, "ingested") if sample.files else ():
-            audit.add(finding)
-    audit.write(part / "audit.parquet", names, files.sha256)
-    shares = statistics.missing_shares()
-    return Manifest(
-        name=name,
-        source=source.kind,
-        tensors=columns.meanings(),
-        shards=tuple(shards),
-        label_names=label_names,
-        multilabel=source.multilabel,
-        emr=tuple(replace(column, missing_share=share) for column, share in zip(emr, shares, strict=True)),
-        counts={**statistics.counts(), "audit": audit.counts()},
-        normalisation=statistics.normalisation(emr),
-        fingerprint=statistics.fingerprint(),
-        split_rule=split_rule,
-        created_by=f"hepdist {hepdist.__version__}",
-    )
+    def _read(self) -> list[Staged]:
+        """All sound samples, staged on disk; everything else is in the audit."""
+        units = units_of(self.source)
+        arguments = (self.source, self.files, self.names, self.stage, f"{time.time_ns():x}", self.spec.near_identical)
+        outcomes, done = {}, 0
+        for index, outcome in self.each(UnitReader, arguments, units):
+            outcomes[index] = outcome
+            done += len(units[index].items)
+            self.progress(done, 2 * max(1, len(self.source.items)))
+        samples: dict[str, Staged] = {}
+        for index in sorted(outcomes):
+            for row in outcomes[index].rows:
+                self.audit.add(row)
+            for sample in outcomes[index].samples:
+                if sample.sample_id in samples:
+                    self._quarantine(sample, "duplicate-key", "another image has the same identifier")
+                else:
+                    samples[sample.sample_id] = sample
+        if not samples:
+            raise IngestError(f"no image of the source could be ingested; the commonest reason is {self.audit.commonest()}")
+        return list(samples.values())
 
+    def _join(self, samples: list[Staged]) -> tuple[tuple[EMRColumn, ...], tuple[str, ...]]:
+        """EMR columns, and the classes of those labels of the table that an image has; both empty without a table."""
+        if self.table is None:
+            return (), ()
+        _, inside = table_path(self.files, self.spec)
+        table, findings = join(samples, self.table, self.spec, next(iter(inside), self.table.name), self.names)
+        for finding in findings:
+            self.audit.add(row_of(finding, self.names, self.files.sha256))
+        there = {s.label for s in samples}
+        return table.columns, tuple(name for name in table.label_names if name in there)
 
-def _read(source: Source, names: Pseudonyms, stage: Stage, audit: Audit, progress: Callable[[int], None]) -> list[Staged]:
-    """All sound samples, staged on disk; everything else is in the audit."""
-    samples: dict[str, Staged] = {}
-    for finding in source.findings:
-        audit.add(finding)
-    for done, item in enumerate(source.items, 1):
-        for found in source.read(item):
-            if isinstance(found, Finding):
-                audit.add(found)
-                continue
-            sample_id = names.of("sample", found.key)
-            fault = ("duplicate-key", "another image has the same identifier") if sample_id in samples else fault_of(found)
-            if fault is not None:
-                _quarantine(audit, found, *fault)
-            else:
-                samples[sample_id] = _stage(found, sample_id, names, stage)
-        progress(done)
-    stage.finish()
-    if not samples:
-        raise IngestError(f"no image of the source could be ingested; the commonest reason is {audit.commonest()}")
-    return list(samples.values())
+    def _classes(
+        self, samples: list[Staged], declared: tuple[str, ...]
+    ) -> tuple[list[Staged], tuple[str, ...], tuple[str, ...], tuple[int, ...]]:
+        """The samples of known classes, label names, mask classes and the masks' values."""
+        spec, source = self.spec, self.source
+        if source.multilabel:
+            check_multilabel(samples, source.label_names)
+            label_names: tuple[str, ...] = source.label_names
+        else:
+            label_names, bad = name_labels(samples, spec.label_names or declared, spec.unlabelled)
+            samples = self._without(samples, bad)
+        masked = sum(s.mask is not None for s in samples)
+        wanted = spec.masks == "require" or (spec.masks == "auto" and masked and (masked == len(samples) or not label_names))
+        if not wanted:
+            return samples, label_names, (), ()
+        samples = self._without(samples, [(s, "unpaired", "image without a mask") for s in samples if s.mask is None])
+        mask_classes, mask_values, bad = name_mask_classes(samples, spec.classes or source.mask_classes)
+        return self._without(samples, bad), label_names, mask_classes, mask_values
 
+    def _split(self, samples: list[Staged]) -> tuple[list[Staged], dict[str, object]]:
+        """Every sample in the split of its patient, and the rule that decided it."""
+        records = [_record(s) for s in samples]
+        found = decide(records, self.spec.split, self.names, self.spec.split_by, self.spec.near_identical)
+        reason = "the same patient or an identical image is in the {} split"
+        outside = [(samples[i], "duplicate-across-splits", reason.format(kept)) for i, kept in found.outside.items()]
+        samples = self._without(samples, outside)
+        for sample in samples:
+            sample.person = found.leaders[sample.person]
+            sample.split = found.splits[sample.person]
+        return samples, found.rule
 
-def _stage(sample: Sample, sample_id: str, names: Pseudonyms, stage: Stage) -> Staged:
-    assert sample.image is not None
-    return Staged(
-        sample_id=sample_id,
-        key=sample.key,
-        patient=sample.patient,
-        person=names.of("patient", sample.patient),
-        study=sample.study,
-        series=sample.series,
-        image=stage.put(sample.image),
-        mask=stage.put(sample.mask.astype(np.uint8, copy=False)) if sample.mask is not None else None,
-        content=content_of(sample.image),
-        mask_values=tuple(int(v) for v in np.unique(sample.mask)) if sample.mask is not None else (),
-        label=sample.label,
-        labels=sample.labels,
-        split=sample.split or "",
-        spacing=sample.spacing,
-        affine=sample.affine,
-        unit=sample.image_unit,
-        files=sample.files,
-    )
+    def _write(self, samples: list[Staged], columns: Columns) -> list[tuple[Shard, Part]]:
+        plans = [plan for split in SPLITS for plan in plan_shards(split, [s for s in samples if s.split == split], columns)]
+        most = max(1, DRAWN // max(1, sum(s.split == "train" for s in samples)))
+        written, done, items = {}, 0, max(1, len(self.source.items))
+        for index, shard in self.each(ShardWriter, (self.stage, self.part, columns, most), plans):
+            written[index] = shard
+            done += len(plans[index].samples)
+            self.progress(items + done * items // len(samples), 2 * items)
+        return [written[index] for index in sorted(written)]
 
+    def _manifest(
+        self, name: str, samples: list[Staged], columns: Columns, written: list[tuple[Shard, Part]], split_rule: dict[str, object]
+    ) -> Manifest:
+        moments = Moments(columns.layout.channels if columns.layout else 0)
+        mask_rows = {split: np.zeros(len(columns.mask_classes), np.int64) for split in SPLITS}
+        for shard, part in written:  # in the order of shards, so that sums round alike on any number of processes
+            moments.add(part.image.count, part.image.mean, part.image.squares)
+            mask_rows[shard.split] += part.mask_rows
+        normalisation = {"image": {"mean": moments.mean.tolist(), "std": moments.std.tolist()}} if columns.layout else {}
+        if columns.emr:
+            normalisation["emr"] = normalisation_of_emr(samples, columns.emr)
+        shares = missing_shares(samples, columns.emr)
+        return Manifest(
+            name=name,
+            source=self.source.kind,
+            tensors=columns.meanings(),
+            shards=tuple(shard for shard, _ in written),
+            label_names=columns.label_names,
+            multilabel=columns.multilabel,
+            emr=tuple(replace(column, missing_share=share) for column, share in zip(columns.emr, shares, strict=True)),
+            counts={**counts(samples, columns.label_names, columns.mask_classes, mask_rows), "audit": self.audit.counts()},
+            normalisation=normalisation,
+            fingerprint=fingerprint(samples, [voxels for _, part in written for voxels in part.drawn]),
+            split_rule=split_rule,
+            created_by=f"hepdist {hepdist.__version__}",
+        )
 
-def _join(
-    samples: list[Staged], path: Path | None, files: Files, spec: IngestSpec, audit: Audit
-) -> tuple[tuple[EMRColumn, ...], tuple[str, ...]]:
-    """EMR columns, and the classes of those labels of the table that an image has; both empty without a table."""
-    if path is None:
-        return (), ()
-    _, inside = table_path(files, spec)
-    table, findings = join(samples, path, spec, next(iter(inside), path.name))
-    for finding in findings:
-        audit.add(finding)
-    there = {s.label for s in samples}
-    return table.columns, tuple(name for name in table.label_names if name in there)
+    def _without(self, samples: list[Staged], bad: Bad) -> list[Staged]:
+        """The others; the bad ones go to the audit. Raises IngestError where none is left."""
+        for sample, check, reason in bad:
+            self._quarantine(sample, check, reason)
+        gone = {sample.sample_id for sample, _, _ in bad}
+        left = [s for s in samples if s.sample_id not in gone]
+        if not left:
+            raise IngestError(f"no image of the source could be ingested; the commonest reason is {self.audit.commonest()}")
+        return left
 
-
-def _classes(
-    samples: list[Staged], source: Source, declared: tuple[str, ...], spec: IngestSpec, audit: Audit
-) -> tuple[list[Staged], tuple[str, ...], tuple[str, ...], tuple[int, ...]]:
-    """The samples of known classes, label names, mask classes and the masks' values."""
-    if source.multilabel:
-        check_multilabel(samples, source.label_names)
-        label_names: tuple[str, ...] = source.label_names
-    else:
-        label_names, bad = name_labels(samples, spec.label_names or declared, spec.unlabelled)
-        samples = _without(samples, audit, bad)
-    masked = sum(s.mask is not None for s in samples)
-    wanted = spec.masks == "require" or (spec.masks == "auto" and masked and (masked == len(samples) or not label_names))
-    if not wanted:
-        return samples, label_names, (), ()
-    samples = _without(samples, audit, [(s, "unpaired", "image without a mask") for s in samples if s.mask is None])
-    mask_classes, mask_values, bad = name_mask_classes(samples, spec.classes or source.mask_classes)
-    return _without(samples, audit, bad), label_names, mask_classes, mask_values
-
-
-def _split(samples: list[Staged], spec: IngestSpec, names: Pseudonyms, audit: Audit) -> tuple[list[Staged], dict[str, object]]:
-    """Every sample in the split of its patient, and the rule that decided it."""
-    merged = unite_identical(samples)
-    if not all(s.split for s in samples):
-        stratified = assign(samples, spec.split, names)
-        return samples, {"kind": "hash", "ratio": list(spec.split), "stratified": stratified, "patients_merged": merged}
-    reason = "the same patient or an identical image is in the official {} split"
-    samples = _without(samples, audit, [(s, "duplicate-across-splits", reason.format(kept)) for s, kept in outside_their_split(samples)])
-    rule: dict[str, object] = {"kind": "official", "patients_merged": merged}
-    if not any(s.split == "val" for s in samples):
-        train = [s for s in samples if s.split == "train"]
-        rule |= {"val": "from train", "ratio": list(spec.split), "stratified": assign(train, (*spec.split[:2], 0), names)}
-    return samples, rule
-
-
-def _without(samples: list[Staged], audit: Audit, bad: Bad) -> list[Staged]:
-    """The others; the bad ones go to the audit. Raises IngestError where none is left."""
-    gone = set()
-    for sample, check, reason in bad:
-        _quarantine(audit, sample, check, reason)
-        gone.add(sample.sample_id)
-    left = [s for s in samples if s.sample_id not in gone]
-    if not left:
-        raise IngestError(f"no image of the source could be ingested; the commonest reason is {audit.commonest()}")
-    return left
+    def _quarantine(self, sample: Staged, check: str, reason: str) -> None:
+        for row in rows_of(sample, "quarantined", check, reason):
+            self.audit.add(row)
 
 
-def _quarantine(audit: Audit, sample: Sample | Staged, check: str, reason: str) -> None:
-    for finding in findings_of(sample, "quarantined", check, reason):
-        audit.add(finding)
+def _record(sample: Staged) -> Record:
+    label = str(sample.labels) if sample.labels is not None else "" if sample.label is None else str(sample.label)
+    return Record(sample.person, sample.content, bytes.fromhex(sample.likeness), label, sample.split, sample.site, sample.day)
 
 
 def _geometry(samples: Sequence[Staged], masked: bool, changes: tuple[bool, bool]) -> tuple[str, ...]:
@@ -239,14 +235,3 @@ def _geometry(samples: Sequence[Staged], masked: bool, changes: tuple[bool, bool
         "affine": any(s.affine is not None for s in samples),
     }
     return tuple(name for name, keep in there.items() if keep)
-
-
-def _put_in_place(part: Path, target: Path) -> None:
-    if target.exists():
-        old = target.with_name(f"{target.name}.old")
-        shutil.rmtree(old, ignore_errors=True)
-        target.rename(old)
-        part.rename(target)
-        shutil.rmtree(old)
-    else:
-        part.rename(target)

@@ -46,6 +46,18 @@ class IngestSpec(Spec):
     """Keep DICOM secondary captures and images whose header says that text is burned into the pixels: it may name the patient."""
     display: Literal["uint8", "uint16"] = "uint8"
     """Depth of DICOM radiographs after their window; uint16 keeps all that a 12-bit detector saw, at twice the size."""
+    mask_pattern: str | None = None
+    """Regular expression on a file's relative path that only masks match and whose first group is how their image's path
+    begins, such as '^(.*)_lesion\\.nii'; None: masks are known by their folder or by a usual end of their name."""
+    site_key: str | None = None
+    """Column of the label table that names the institution, for split_by=site; None: the first of the usual names that is there."""
+    date_key: str | None = None
+    """Column of the label table that holds the study's day, for split_by=date; None: the first of the usual names that is there."""
+    split_by: Literal["patient", "site", "date"] = "patient"
+    """patient: official splits where there are any, else by salted hash; site: whole institutions in one split, to test on
+    strangers; date: the oldest patients in train, the newest in test."""
+    near_identical: bool = True
+    """Patients who share an image that was encoded, resized or brightened anew count as one, as those of identical ones always do."""
     emr_dictionary: str | None = None
     """YAML file that declares the EMR table's columns: type, unit, range, missing codes, categories; None: inferred."""
     emr_header: tuple[str, ...] = ()
@@ -73,6 +85,8 @@ class IngestSpec(Spec):
     salt: str | None = None
     """File that holds the secret behind all pseudonyms and the split; None: $HEPDIST_SALT, else a file that is made
     once in ~/.config/hepdist/salt. The same salt and source give the same cohort."""
+    workers: PositiveInt | None = None
+    """Processes that read and write. None: this one alone for a small source, else one a CPU of the cluster."""
     overwrite: bool = False
     """Replace a cohort that is already there."""
 
@@ -93,7 +107,7 @@ class IngestSpec(Spec):
     def _commas(cls, value: Any) -> Any:
         return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
 
-    @field_validator("label_pattern", "patient_pattern")
+    @field_validator("label_pattern", "patient_pattern", "mask_pattern")
     @classmethod
     def _one_group(cls, value: str | None) -> str | None:
         if value is not None:

@@ -1,9 +1,9 @@
-"""Where samples wait on disk between reading and writing: their arrays in one file, their facts in memory, a few hundred bytes each."""
+"""Where samples wait on disk between reading and writing: arrays in files, and facts about them that hold pseudonyms alone."""
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -12,75 +12,97 @@ import numpy as np
 from hepdist.ingest.sample import Sample
 
 
-@dataclass
-class Staged:
-    """A sample whose arrays lie in the staging file. Raw keys live here, in memory, and nowhere on disk."""
-
-    sample_id: str
-    key: str
-    patient: str
-    """Raw patient key, for the EMR join."""
-    person: str
-    """Pseudonym of the patient; one for all patients that share an identical image."""
-    study: str
-    """Raw; empty where the source has none."""
-    series: str
-    image: Place
-    mask: Place | None
-    content: str
-    """sha256 of dtype, shape and voxels; empty for an image of one value, which says nothing of who it is."""
-    mask_values: tuple[int, ...]
-    label: str | int | None
-    labels: np.ndarray | None
-    split: str
-    """Official, or empty until it is assigned."""
-    spacing: tuple[float, ...] | None
-    affine: np.ndarray | None
-    unit: str
-    files: tuple[str, ...]
-    emr: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Spatial."""
-        return self.image.shape[1:]
-
-
 @dataclass(frozen=True)
 class Place:
-    """An array in the staging file."""
+    """An array in a staging file."""
 
+    file: str
+    """Name in the staging folder."""
     offset: int
     shape: tuple[int, ...]
     dtype: str
 
 
-class Stage:
-    """An append-only file of arrays; deleted when the cohort is written."""
+@dataclass
+class Staged:
+    """A sample whose arrays lie in the staging folder. Raw keys stay in the process that read them."""
+
+    sample_id: str
+    patient: str
+    """Pseudonym of the patient key, for joining tables."""
+    person: str
+    """The same, or one for all patients that share an image."""
+    study: str
+    """Pseudonyms; empty where the source has none."""
+    series: str
+    site: str
+    image: Place | None
+    """None: a row of a table alone."""
+    mask: Place | None
+    content: str
+    """sha256 of dtype, shape and voxels; empty for an image of one value, which says nothing of who it is."""
+    likeness: str
+    """Hexadecimal; what near-identical images share (hepdist.ingest.likeness). Empty where it isn't asked for."""
+    mask_values: tuple[int, ...]
+    label: str | int | None
+    """As the source writes it; the class index once classes are known."""
+    labels: tuple[int, ...] | None
+    """0 or 1 for each class of a multi-label source."""
+    split: str
+    """Official, or empty until it is assigned."""
+    spacing: tuple[float, ...] | None
+    affine: tuple[tuple[float, ...], ...] | None
+    unit: str
+    files: tuple[tuple[str, str], ...]
+    """(pseudonym, sha256) of each file that it came from."""
+    day: int | None = None
+    """Of the study, as datetime.date.toordinal counts; for a split by date."""
+    attributes: dict[str, str | float] = field(default_factory=dict)
+    emr: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Spatial; empty without an image."""
+        return self.image.shape[1:] if self.image else ()
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Staged:
+        for name in ("image", "mask"):
+            if values[name] is not None:
+                values[name] = Place(**{**values[name], "shape": tuple(values[name]["shape"])})
+        for name in ("mask_values", "labels", "spacing"):
+            values[name] = None if values[name] is None else tuple(values[name])
+        if values["affine"] is not None:
+            values["affine"] = tuple(tuple(row) for row in values["affine"])
+        values["files"] = tuple((name, sha256) for name, sha256 in values["files"])
+        return cls(**values)
+
+
+class Arrays:
+    """Writes the arrays of one staging file, one after the other."""
 
     def __init__(self, path: Path):
-        self.path = path
-        self._file: BinaryIO = open(path, "wb")  # noqa: SIM115 (closed by finish)
+        self._name = path.name
+        self._file: BinaryIO = open(path, "wb")  # noqa: SIM115 (closed by `close`)
         self._offset = 0
 
     def put(self, array: np.ndarray) -> Place:
         flat = np.ascontiguousarray(array)
-        place = Place(self._offset, flat.shape, flat.dtype.str)
+        place = Place(self._name, self._offset, flat.shape, flat.dtype.str)
         self._file.write(flat.data)
         self._offset += flat.nbytes
         return place
 
-    def finish(self) -> None:
+    def close(self) -> None:
         self._file.close()
 
-    def get(self, place: Place) -> np.ndarray:
-        """A copy of one array, read from disk."""
-        dtype, count = np.dtype(place.dtype), int(np.prod(place.shape))
-        return np.fromfile(self.path, dtype, count, offset=place.offset).reshape(place.shape)
 
-    def remove(self) -> None:
-        self._file.close()
-        self.path.unlink(missing_ok=True)
+def read_array(folder: Path, place: Place) -> np.ndarray:
+    """One array, read from its staging file: a view of the page cache, so that a large volume costs no second copy."""
+    return np.memmap(folder / place.file, np.dtype(place.dtype), "r", place.offset, place.shape)
 
 
 def content_of(image: np.ndarray) -> str:
@@ -95,7 +117,7 @@ def fault_of(sample: Sample) -> tuple[str, str] | None:
     """(check, reason) of a sample that no cohort could hold, whatever the others are; None for a sound one."""
     image, mask = sample.image, sample.mask
     if image is None:
-        return "no-image", "there is no image"
+        return None
     if image.ndim not in (3, 4) or 0 in image.shape:
         return "geometry", f"the image has the shape {image.shape}; expected channels and 2 or 3 axes"
     if image.dtype.kind not in "iuf":

@@ -15,6 +15,8 @@ from hepdist.ingest.spec import IngestSpec
 
 AT_ONCE = 1000
 """Patients of one item."""
+UNSURE = (".txt", ".data")
+"""Files of these names are tables where an option says so."""
 
 
 class TableSource:
@@ -43,18 +45,18 @@ class TableSource:
             yield Sample(key=patient, patient=patient, label=label)
 
 
-def is_table(files: Files, visible: Sequence[str]) -> bool:
-    """Whether the source is one table file, or FHIR files and nothing else. visible: the names that aren't hidden."""
-    if files.root is None:
+def is_table(files: Files, spec: IngestSpec, visible: Sequence[str]) -> bool:
+    """Whether the source is one table file, or FHIR files and nothing else, on this machine. visible: the names that aren't hidden."""
+    if files.root is None or spec.emr is not None:
         return False
     if len(visible) == 1 and visible[0].lower().endswith(TABLE_KINDS):
-        return True
+        declared = spec.emr_dictionary is not None or bool(spec.emr_header)
+        return declared or not visible[0].lower().endswith(UNSURE)  # a .txt can be anything
     return all(name.lower().endswith(FHIR_KINDS) for name in visible) and is_fhir(_path(files))
 
 
 def _path(files: Files) -> Path:
-    """Of the one table, else of the FHIR files."""
-    if not files.path.is_dir():
-        return files.path
-    tables = [name for name in files.names if name.lower().endswith(TABLE_KINDS) and not is_hidden(name)]
-    return files.path / tables[0] if tables else files.path
+    """Of the one file, else of the folder of FHIR files."""
+    assert files.root is not None
+    visible = [name for name in files.names if not is_hidden(name)]
+    return files.root / visible[0] if len(visible) == 1 else files.root

@@ -1,21 +1,23 @@
-"""Staged samples to shards: rows in the order of sample_id, one shard in memory at a time, statistics taken on the way."""
+"""Staged samples to shards: rows in the order of sample_id, one shard in memory at a time, each shard whole or not there."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from hepdist.ingest.fit import Fitted, Layout, fit
-from hepdist.ingest.pseudonym import Pseudonyms
-from hepdist.ingest.stage import Stage, Staged
-from hepdist.ingest.statistics import Statistics
-from hepdist.shards.format import TensorField, encode, write_shard
-from hepdist.shards.manifest import SPLITS, EMRColumn, Shard, sha256_of
+from hepdist.ingest.columns import Columns
+from hepdist.ingest.fit import fit
+from hepdist.ingest.stage import Staged, read_array
+from hepdist.ingest.statistics import Moments, Part
+from hepdist.shards.format import encode, write_shard
+from hepdist.shards.manifest import Shard, sha256_of
 
 GROUP_BYTES = 4 << 20
 GROUP_ROWS = 1024
@@ -23,133 +25,84 @@ SHARD_BYTES = 256 << 20
 
 
 @dataclass(frozen=True)
-class Columns:
-    """Which columns a cohort's rows have, and what they mean."""
+class ShardPlan:
+    """One shard to write."""
 
-    layout: Layout
-    label_names: tuple[str, ...]
-    multilabel: bool
-    mask_classes: tuple[str, ...]
-    """Empty: no mask column."""
-    mask_values: tuple[int, ...]
-    """Value in the source's masks of each class index."""
-    emr: tuple[EMRColumn, ...]
-    geometry: tuple[str, ...]
-    """Those of spacing, source_shape, original_shape, offset and affine that the cohort has."""
-    length: str
-    """Unit of the spacing: 'mm', or 'source pixels' where no image says its size."""
-
-    def tensors(self) -> dict[str, TensorField]:
-        layout, axes = self.layout, "DHW"[-len(self.layout.size) :]
-        n = len(axes)
-        fields = [TensorField("image", layout.dtype, (layout.channels, *layout.size), layout.unit, "C" + axes)]
-        if self.mask_classes:
-            fields.append(TensorField("mask", "uint8", (1, *layout.size), "class index", "C" + axes, self.mask_classes))
-        if self.multilabel:
-            fields.append(TensorField("label", "uint8", (len(self.label_names),), "0 or 1", "", self.label_names))
-        if self.emr:
-            fields.append(TensorField("emr", "float32", (len(self.emr),), "see manifest.emr; missing = 0"))
-            fields.append(TensorField("emr_missing", "uint8", (len(self.emr),), "1 = missing"))
-        known = {
-            "spacing": TensorField("spacing", "float32", (n,), f"{self.length} along {','.join(axes)}"),
-            "source_shape": TensorField("source_shape", "int32", (n,), f"voxels along {','.join(axes)}, before resampling"),
-            "original_shape": TensorField("original_shape", "int32", (n,), f"voxels along {','.join(axes)}, before crop and padding"),
-            "offset": TensorField("offset", "int32", (n,), "index of voxel 0 in the grid of original_shape; negative = padded"),
-            "affine": TensorField("affine", "float64", (4, 4), f"index along {','.join(axes)} to DICOM patient coordinates (LPS), mm"),
-        }
-        return {field.name: field for field in [*fields, *(known[name] for name in self.geometry)]}
-
-    def meanings(self) -> dict[str, dict[str, Any]]:
-        """The tensors as the manifest holds them: without names, in JSON's types."""
-        return {
-            name: {"dtype": t.dtype, "shape": list(t.shape), "unit": t.unit, "axes": t.axes, "classes": list(t.classes)}
-            for name, t in self.tensors().items()
-        }
+    name: str
+    """Relative to the cohort's folder."""
+    split: str
+    group: int
+    """Rows of a row group."""
+    samples: tuple[Staged, ...]
 
 
-def write_split(
-    folder: Path,
-    split: str,
-    samples: Sequence[Staged],
-    stage: Stage,
-    names: Pseudonyms,
-    columns: Columns,
-    statistics: Statistics,
-    progress: Callable[[], None],
-) -> list[Shard]:
-    """Write all shards of one split and feed `statistics`; returns their entries for the manifest."""
-    assert split in SPLITS
-    tensors = columns.tensors()
-    row_bytes = sum(t.nbytes for t in tensors.values())
+def plan_shards(split: str, samples: Sequence[Staged], columns: Columns, first: int = 0) -> list[ShardPlan]:
+    """The shards of one split, numbered from `first`; a function of the samples alone."""
+    row_bytes = sum(t.nbytes for t in columns.tensors().values()) or 1
     group = max(1, min(GROUP_ROWS, GROUP_BYTES // row_bytes))
     rows = max(1, SHARD_BYTES // (row_bytes * group)) * group
     ordered = sorted(samples, key=lambda s: s.sample_id)
-    shards = []
-    for number, start in enumerate(range(0, len(ordered), rows)):
-        some = ordered[start : start + rows]
-        name = f"shards/{split}-{number:05d}.parquet"
-        table = _table(some, split, tensors, stage, names, columns, statistics, progress)
-        write_shard(str(folder / name), table, group)
-        groups = tuple(min(group, len(some) - g) for g in range(0, len(some), group))
-        shards.append(Shard(name, split, groups, (folder / name).stat().st_size, sha256_of(folder / name)))
-    return shards
+    starts = range(0, len(ordered), rows)
+    return [
+        ShardPlan(f"shards/{split}-{number:05d}.parquet", split, group, tuple(ordered[start : start + rows]))
+        for number, start in enumerate(starts, first)
+    ]
 
 
-def _table(
-    samples: Sequence[Staged],
-    split: str,
-    tensors: dict[str, TensorField],
-    stage: Stage,
-    names: Pseudonyms,
-    columns: Columns,
-    statistics: Statistics,
-    progress: Callable[[], None],
-) -> pa.Table:
-    values = {name: np.zeros((len(samples), *tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
-    mask_table = np.zeros(256, np.uint8)
-    mask_table[list(columns.mask_values)] = range(len(columns.mask_values))
-    for i, sample in enumerate(samples):
-        mask = mask_table[stage.get(sample.mask)] if sample.mask is not None and columns.mask_classes else None
-        fitted = fit(stage.get(sample.image), mask, sample, columns.layout)
-        row = _row(sample, fitted, columns)
-        for name in tensors:
-            values[name][i] = row[name]
-        statistics.add(split, sample, row)
-        progress()
-    plain: dict[str, pa.Array] = {
-        "sample_id": pa.array([s.sample_id for s in samples], pa.string()),
-        "patient": pa.array([s.person for s in samples], pa.string()),
-        "study": pa.array([names.of("study", s.study) if s.study else "" for s in samples], pa.string()),
-        "split": pa.array([split] * len(samples), pa.string()),
-    }
-    if columns.label_names and not columns.multilabel:
-        plain["label"] = pa.array([s.label for s in samples], pa.int64())
-    schema = pa.schema([pa.field(name, array.type) for name, array in plain.items()] + [t.arrow() for t in tensors.values()])
-    return pa.Table.from_arrays([*plain.values(), *(encode(t, values[name]) for name, t in tensors.items())], schema=schema)
+class ShardWriter:
+    """Writes shards and says what their tensors hold; one lives in each writing process. A shard that is there is not done again."""
 
+    def __init__(self, stage: Path, target: Path, columns: Columns, most_voxels: int):
+        """most_voxels: of each train image, for the intensity percentiles."""
+        self._stage, self._target, self._columns, self._most_voxels = stage, target, columns, most_voxels
 
-def _row(sample: Staged, fitted: Fitted, columns: Columns) -> dict[str, Any]:
-    """The tensors of one row, by column."""
-    row: dict[str, Any] = {"image": fitted.image}
-    if fitted.mask is not None:
-        row["mask"] = fitted.mask
-    if columns.multilabel:
-        row["label"] = sample.labels
-    if columns.emr:
-        row["emr"], row["emr_missing"] = emr_vector(sample, columns.emr)
-    none = np.full((4, 4), np.nan)
-    geometry = {
-        "spacing": fitted.spacing, "source_shape": fitted.source_shape, "original_shape": fitted.original_shape, "offset": fitted.offset,
-        "affine": fitted.affine if fitted.affine is not None else none,
-    }  # fmt: skip
-    return row | {name: geometry[name] for name in columns.geometry}
+    def __call__(self, plan: ShardPlan) -> tuple[Shard, Part]:
+        path = self._target / plan.name
+        done = self._stage / f"{path.stem}-{self._digest(plan)}.npz"
+        if not (path.is_file() and done.is_file()):
+            part = self._write(plan, path)
+            with open(done.with_suffix(".part"), "wb") as file:
+                np.savez(file, allow_pickle=False, **part.arrays())
+            done.with_suffix(".part").rename(done)
+        with np.load(done) as arrays:
+            part = Part.of_arrays(arrays)
+        groups = tuple(min(plan.group, len(plan.samples) - g) for g in range(0, len(plan.samples), plan.group))
+        return Shard(plan.name, plan.split, groups, path.stat().st_size, sha256_of(path)), part
 
+    def _digest(self, plan: ShardPlan) -> str:
+        """What a shard of an earlier try must have been made from to be taken."""
+        facts = json.dumps([s.to_json() for s in plan.samples]) + json.dumps(asdict(self._columns))
+        return hashlib.sha256(facts.encode()).hexdigest()[:16]
 
-def emr_vector(sample: Staged, columns: Sequence[EMRColumn]) -> tuple[np.ndarray, np.ndarray]:
-    """float32[F] with 0 where missing, and uint8[F] with 1 where missing."""
-    values, missing = np.zeros(len(columns), np.float32), np.ones(len(columns), np.uint8)
-    for i, column in enumerate(columns):
-        value = sample.emr.get(column.name)
-        if value is not None and np.isfinite(value):
-            values[i], missing[i] = value, 0
-    return values, missing
+    def _write(self, plan: ShardPlan, path: Path) -> Part:
+        columns, samples, tensors = self._columns, plan.samples, self._columns.tensors()
+        part = Part(Moments(columns.layout.channels if columns.layout else 0), np.zeros(len(columns.mask_classes), np.int64))
+        values = {name: np.zeros((len(samples), *tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
+        mask_table = np.zeros(256, np.uint8)
+        mask_table[list(columns.mask_values)] = range(len(columns.mask_values))
+        for i, sample in enumerate(samples):
+            fitted = None
+            if columns.layout is not None and sample.image is not None:
+                masked = sample.mask is not None and columns.mask_classes
+                mask = mask_table[read_array(self._stage, sample.mask)] if sample.mask is not None and masked else None
+                fitted = fit(read_array(self._stage, sample.image), mask, sample, columns.layout)
+                if plan.split == "train":
+                    part.learn(fitted.image, self._most_voxels)
+                if fitted.mask is not None:
+                    part.mask_rows[np.unique(fitted.mask)] += 1
+            for name, value in columns.row(sample, fitted).items():
+                values[name][i] = value
+        plain: dict[str, pa.Array] = {
+            "sample_id": pa.array([s.sample_id for s in samples], pa.string()),
+            "patient": pa.array([s.person for s in samples], pa.string()),
+            "study": pa.array([s.study for s in samples], pa.string()),
+            "split": pa.array([plan.split] * len(samples), pa.string()),
+        }
+        if columns.label_names and not columns.multilabel:
+            plain["label"] = pa.array([s.label for s in samples], pa.int64())
+        schema = pa.schema([pa.field(name, array.type) for name, array in plain.items()] + [t.arrow() for t in tensors.values()])
+        table = pa.Table.from_arrays([*plain.values(), *(encode(t, values[name]) for name, t in tensors.items())], schema=schema)
+        aside = path.with_name(f".{path.name}.{os.getpid()}")
+        write_shard(str(aside), table, plan.group)
+        aside.rename(path)
+        return part

@@ -1,0 +1,87 @@
+"""The same work on many things: in this process, or in several of a Ray cluster as one Ray Data pipeline; knows nothing of ingest."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import pickle
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+Make = Callable[..., Callable[[Any], Any]]
+
+
+class Each(Protocol):
+    """Calls `make(*arguments)` once a process, and what that gives on every item: yields (index, result) as they are ready."""
+
+    def __call__(self, make: Make, arguments: tuple[Any, ...], items: Sequence[Any]) -> Iterator[tuple[int, Any]]: ...
+
+
+def here(make: Make, arguments: tuple[Any, ...], items: Sequence[Any]) -> Iterator[tuple[int, Any]]:
+    """In this process, in order."""
+    if items:
+        work = make(*arguments)
+        for index, item in enumerate(items):
+            yield index, work(item)
+
+
+@contextmanager
+def processes(count: int | None) -> Iterator[Each]:
+    """An `Each` over `count` processes, one CPU each; 1: this process; None: one a CPU of the cluster."""
+    if count == 1:
+        yield here
+        return
+    from hepdist.cluster import connect
+
+    with connect() as cluster:
+        yield _Pipeline(count or max(1, int(cluster.cpus)))
+
+
+class _Pipeline:
+    def __init__(self, count: int):
+        self._count = count
+
+    def __call__(self, make: Make, arguments: tuple[Any, ...], items: Sequence[Any]) -> Iterator[tuple[int, Any]]:
+        if not items:
+            return
+        import ray
+        from ray.data import DataContext, TaskPoolStrategy
+
+        context = DataContext.get_current().copy()
+        context.enable_progress_bars = False
+        context.print_on_execution_start = False
+        context.target_max_block_size = None  # a result is one block, whatever its size
+        logging.getLogger("ray.data").setLevel(logging.WARNING)
+        shared = ray.put(pickle.dumps((make, arguments)))  # once, not with each item
+        blocks = [pa.table({"index": [index], "item": [pickle.dumps(item)]}) for index, item in enumerate(items)]
+        with DataContext.current(context):
+            results = ray.data.from_arrow(blocks).map_batches(
+                functools.partial(_work, shared=[shared]),
+                batch_size=None,
+                batch_format="pyarrow",
+                num_cpus=1,
+                compute=TaskPoolStrategy(size=self._count),
+            )
+        for batch in results.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+            assert isinstance(batch, pa.Table)
+            for index, result in zip(batch["index"].to_pylist(), batch["result"], strict=True):
+                yield index, pickle.loads(result.as_buffer())
+
+
+_made: dict[str, Callable[[Any], Any]] = {}
+"""What `make` gave in this process: Ray runs task after task in the same one, and a source takes seconds to open."""
+
+
+def _work(batch: pa.Table, shared: list[Any]) -> pa.Table:
+    import ray
+
+    if shared[0].hex() not in _made:
+        _made.clear()
+        make, arguments = pickle.loads(ray.get(shared[0]))
+        _made[shared[0].hex()] = make(*arguments)
+    work = _made[shared[0].hex()]
+    results = [pickle.dumps(work(pickle.loads(item.as_buffer()))) for item in batch["item"]]
+    return pa.table({"index": batch["index"], "result": pa.array(results, pa.large_binary())})

@@ -1,0 +1,59 @@
+"""Whose an image is and of which class, as far as its name or a label table says; knows nothing of pixels."""
+
+from __future__ import annotations
+
+import datetime
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from hepdist.ingest.labels_table import LabelTable
+from hepdist.ingest.sample import Finding
+from hepdist.ingest.spec import IngestSpec
+
+UNLISTED = ("unknown-patient", "no row of the label table names it, so that its patient is not known; patient_pattern=REGEX may tell")
+
+
+@dataclass(frozen=True)
+class Subject:
+    key: str
+    """Unique to the image and, where it is said to be of several patients, to each."""
+    patient: str
+    label: str | None = None
+    site: str = ""
+    date: datetime.date | None = None
+
+
+def subjects_of(
+    images: Mapping[str, Iterable[str]],
+    spec: IngestSpec,
+    table: LabelTable | None,
+    patient: Callable[[str], str],
+    folders: Mapping[str, str],
+) -> tuple[dict[str, list[Subject]], list[Finding]]:
+    """Subjects of each image, and findings about the table.
+
+    images: the names by which a table may call each image. patient: what tells patients apart where neither the table nor
+    `patient_pattern` does. folders: class by image, where the folders say it. An image has no subject where the table names
+    patients, but not its own.
+    """
+
+    def by_pattern(pattern: str | None, image: str) -> str | None:
+        found = re.search(pattern, image) if pattern else None
+        return found.group(1) if found else None
+
+    def who(image: str) -> str:
+        return by_pattern(spec.patient_pattern, image) or patient(image)
+
+    if table is None:
+        return {i: [Subject(i, who(i), by_pattern(spec.label_pattern, i) or folders.get(i))] for i in images}, []
+    matched, findings = table.match(images)
+    found = {}
+    for image in images:
+        entries = matched.get(image, [])
+        found[image] = [
+            Subject(f"{image}#{e.patient}" if e.patient else image, e.patient or who(image), e.label, e.site, e.date) for e in entries
+        ]
+        if not entries and (not table.patients or by_pattern(spec.patient_pattern, image)):
+            found[image] = [Subject(image, who(image))]
+    return found, findings
