@@ -75,6 +75,8 @@ class IngestSpec(Spec):
     """Visits kept of each patient, the last ones; None: the 95th percentile of their numbers."""
     emr_drop: tuple[str, ...] = ()
     """Columns of the EMR table to leave out, such as the follow-up that tells the label."""
+    label_rules: str | None = None
+    """YAML file of rules that make labels of ICD codes and report texts in the EMR table, or the name of a shipped one ('hepatitis')."""
     keep_unmatched: bool = False
     """Keep EMR rows that no image belongs to, as rows without an image."""
     size: Annotated[tuple[PositiveInt, ...], Len(2, 3)] | None = None

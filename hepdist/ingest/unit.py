@@ -13,6 +13,7 @@ import numpy as np
 
 from hepdist.ingest.audit import Row, row_of
 from hepdist.ingest.files import Files
+from hepdist.ingest.join import image_names
 from hepdist.ingest.likeness import likeness_of
 from hepdist.ingest.pseudonym import Pseudonyms
 from hepdist.ingest.sample import Finding, Sample, Source
@@ -104,6 +105,7 @@ class UnitReader:
             study=of("study", sample.study) if sample.study else "",
             series=of("series", sample.series) if sample.series else "",
             site=of("site", sample.site) if sample.site else "",
+            called=tuple(of("sample", name) for name in image_names(sample.key)),
             image=arrays.put(image) if image is not None else None,
             mask=arrays.put(mask.astype(np.uint8, copy=False)) if mask is not None else None,
             content=content_of(image) if image is not None else "",
