@@ -12,10 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cohorts import tiny_classification_cohort, tiny_segmentation_cohort
 from PIL import Image
-from stores import ENVIRONMENT, S3, refusing_server, s3_server
 
+from cohorts import tiny_classification_cohort, tiny_segmentation_cohort
 from hepdist.errors import CohortError, IngestError, StoreError
 from hepdist.evaluation.cohort_flow import cohort_flow
 from hepdist.ingest import ingest
@@ -26,6 +25,7 @@ from hepdist.place import Place, absolute, place_of
 from hepdist.shards import fetch
 from hepdist.shards.manifest import SPLITS, Manifest
 from hepdist.shards.read import SplitReader, open_split
+from object_stores import ENVIRONMENT, S3, refusing_server, s3_server
 
 pytest.importorskip("moto", reason="moto is not installed (pip install 'hepdist[dev]')")
 NUMBER = count()
@@ -133,7 +133,9 @@ def test_a_place_travels_to_other_processes_as_its_uri(place: Place):
     assert absolute("c") == str(Path("c").resolve())
 
 
-@pytest.mark.parametrize("make", [lambda f: tiny_classification_cohort(f, 60, emr=True, unlabelled=2), lambda f: tiny_segmentation_cohort(f)])
+@pytest.mark.parametrize(
+    "make", [lambda f: tiny_classification_cohort(f, 60, emr=True, unlabelled=2), lambda f: tiny_segmentation_cohort(f)]
+)
 def test_a_cohort_in_a_bucket_gives_the_rows_of_the_same_cohort_on_disk(make, bucket: str, tmp_path: Path):
     manifest = make(tmp_path / "c")
     uri = f"{bucket}/cohorts/c"
@@ -210,7 +212,9 @@ def test_inspect_and_the_report_say_the_same_of_a_cohort_in_a_bucket(bucket: str
 def test_what_is_wrong_with_a_store_is_one_sentence_without_names_of_objects(
     server: S3, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    with pytest.raises(CohortError, match=rf"^no cohort at '{bucket}/c' \(no manifest.json\); make one with: hepdist ingest SOURCE {bucket}/c$"):
+    with pytest.raises(
+        CohortError, match=rf"^no cohort at '{bucket}/c' \(no manifest.json\); make one with: hepdist ingest SOURCE {bucket}/c$"
+    ):
         Manifest.load(f"{bucket}/c")
     with pytest.raises(IngestError, match=r"does not exist; give a folder, a tar archive or an .npz file$"):
         Files(f"{bucket}/nothing")
@@ -219,7 +223,9 @@ def test_what_is_wrong_with_a_store_is_one_sentence_without_names_of_objects(
             ask("s3://no-such-bucket/Jane")
     with refusing_server() as endpoint, monkeypatch.context() as patch:
         patch.setenv("AWS_ENDPOINT_URL", endpoint)
-        sentence = r"^'s3://b' refuses access: credentials are missing, expired or lack the right; set AWS_ACCESS_KEY_ID and .* of the instance$"
+        sentence = (
+            r"^'s3://b' refuses access: credentials are missing, expired or lack the right; set AWS_ACCESS_KEY_ID and .* of the instance$"
+        )
         for ask in (Manifest.load, Files, lambda uri: place_of(uri).write("x", b""), lambda uri: list(place_of(uri).names())):
             with pytest.raises(StoreError, match=sentence):
                 ask("s3://b/Jane")
@@ -309,7 +315,9 @@ def test_a_plain_tar_in_a_bucket_is_not_read_whole_for_its_list(server: S3, buck
 
 def test_a_single_file_in_a_bucket_is_a_source(bucket: str, tmp_path: Path):
     rng = np.random.default_rng(0)
-    arrays = {f"{split}_images": rng.integers(0, 256, (rows, 8, 8), dtype=np.uint8) for split, rows in (("train", 9), ("val", 3), ("test", 3))}
+    arrays = {
+        f"{split}_images": rng.integers(0, 256, (rows, 8, 8), dtype=np.uint8) for split, rows in (("train", 9), ("val", 3), ("test", 3))
+    }
     arrays |= {name.replace("images", "labels"): np.arange(len(images)) % 2 for name, images in arrays.items()}
     np.savez_compressed(tmp_path / "tiny.npz", **arrays)
     (tmp_path / "salt").write_text("0123456789abcdef" * 2)

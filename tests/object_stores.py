@@ -21,7 +21,7 @@ class S3:
     """A running server. `requests` are (method, path) of what was asked so far."""
 
     def __init__(self, server: Any) -> None:
-        self.endpoint = "http://127.0.0.1:{}".format(server.get_host_and_port()[1])
+        self.endpoint = f"http://127.0.0.1:{server.get_host_and_port()[1]}"
         self.requests: list[tuple[str, str]] = []
         answer = server._server.app
 
@@ -58,7 +58,7 @@ def refusing_server() -> Iterator[str]:
             self.send_header("Content-Length", "0")
             self.end_headers()
 
-        do_HEAD = do_PUT = do_POST = do_GET  # noqa: N815
+        do_HEAD = do_PUT = do_POST = do_GET
 
         def log_message(self, *_: Any) -> None:
             pass
