@@ -169,10 +169,10 @@ def test_a_row_group_costs_one_request_and_its_next_batch_none(server: S3, bucke
 def test_row_groups_are_forgotten_once_they_take_too_much_memory(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     manifest = tiny_segmentation_cohort(tmp_path / "c")
     copy_up(tmp_path / "c", f"{bucket}/c")
-    monkeypatch.setattr(fetch, "RECENT", fetch.Recent(100_000))
+    monkeypatch.setattr(fetch, "RECENT", fetch.Recent(40_000))
     reader = SplitReader(f"{bucket}/c", manifest, "train")
     reader.arrays(np.arange(len(reader)), ["image"])
-    assert sum(part.nbytes for part in fetch.RECENT._parts.values()) <= 100_000 < len(reader) * manifest.fields["image"].nbytes
+    assert sum(part.nbytes for part in fetch.RECENT._parts.values()) <= 40_000 < len(reader) * manifest.fields["image"].nbytes
     assert len(fetch.RECENT._parts) > 0
 
 

@@ -76,7 +76,7 @@ class Archive:
                 if tar.offset <= last or member.size < 0:
                     raise tarfile.ReadError("a size is negative")  # and would lead back, for ever
                 last = tar.offset
-                tar.members.clear()  # which else hold a kilobyte each
+                tar.members.clear()  # type: ignore[attr-defined]  # which else hold a kilobyte each
                 name = str(PurePosixPath(member.name))
                 if reason := _unfit(member, name):
                     self.skipped.append((name, reason))
@@ -129,8 +129,10 @@ def is_tar(place: Place, name: str) -> bool:
     try:
         with place.reaching(), place.open_input(name) as file, _unpacked(file) as plain:
             tarfile.TarInfo.frombuf(plain.read(tarfile.BLOCKSIZE), "utf-8", "surrogateescape")
-    except UNPACKING:
+    except tarfile.TarError:
         return False
+    except UNPACKING:  # packed, and broken in its first block
+        return ".tar" in name or name.endswith((".tgz", ".txz", ".tbz2"))
     return True
 
 
