@@ -17,5 +17,9 @@ class IngestError(HepdistError):
     """A source that can't be ingested as a whole (a single bad file goes to the audit instead)."""
 
 
+class StoreError(HepdistError):
+    """An object store that can't be reached, refuses access or lacks the bucket; trying again later can help, other files can't."""
+
+
 class RunError(HepdistError):
     """A run folder, checkpoint or cluster that can't do what was asked."""

@@ -1,7 +1,8 @@
-"""Small DICOM files for the tests: slices, radiographs and segmentations, written with pydicom and highdicom."""
+"""Small DICOM files for the tests: slices, radiographs, segmentations and structure sets, written with pydicom and highdicom; and what ingest makes of them."""
 
 from __future__ import annotations
 
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,13 @@ from pydicom.uid import (
     EnhancedCTImageStorage,
     ExplicitVRLittleEndian,
     MRImageStorage,
+    RTStructureSetStorage,
     generate_uid,
 )
+
+from hepdist.ingest.dicom import DicomSource
+from hepdist.ingest.files import Files
+from hepdist.ingest.sample import Finding, Sample
 
 AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 CLASSES = {"CT": CTImageStorage, "MR": MRImageStorage, "CR": ComputedRadiographyImageStorage}
@@ -143,3 +149,72 @@ def segmentation(source: list[FileDataset], masks: dict[str, np.ndarray], **plac
         **placed,
     )
     return made
+
+
+def structures(source: list[FileDataset], regions: dict[str, list[np.ndarray]], instance: str = "structures", **types: str) -> FileDataset:
+    """An RT structure set drawn on `source`: {ROI name: contours float[n, 3] in mm}; types: interpreted type by ROI name."""
+    dataset = image(np.zeros((1, 1), np.uint8), "RTSTRUCT", instance, SOPClassUID=RTStructureSetStorage)
+    for keyword in ("Rows", "Columns", "PixelData", "BitsAllocated", "BitsStored", "HighBit", "SamplesPerPixel", "PixelRepresentation"):
+        delattr(dataset, keyword)
+    dataset.StudyInstanceUID, dataset.PatientID = source[0].StudyInstanceUID, source[0].PatientID
+    dataset.StructureSetLabel = "CANARY"
+    frame, study, series = Dataset(), Dataset(), Dataset()
+    series.SeriesInstanceUID = source[0].SeriesInstanceUID
+    series.ContourImageSequence = Sequence(_reference(s) for s in source)
+    study.ReferencedSOPInstanceUID, study.RTReferencedSeriesSequence = source[0].StudyInstanceUID, Sequence([series])
+    frame.FrameOfReferenceUID, frame.RTReferencedStudySequence = source[0].FrameOfReferenceUID, Sequence([study])
+    dataset.ReferencedFrameOfReferenceSequence = Sequence([frame])
+    named, contoured, observed = [], [], []
+    for number, (name, contours) in enumerate(regions.items(), 1):
+        roi, drawn, about = Dataset(), Dataset(), Dataset()
+        roi.ROINumber, roi.ROIName, roi.ReferencedFrameOfReferenceUID = number, name, source[0].FrameOfReferenceUID
+        drawn.ReferencedROINumber, about.ReferencedROINumber, about.ObservationNumber = number, number, number
+        about.RTROIInterpretedType = types.get(name, "")
+        drawn.ContourSequence = Sequence()
+        for points in contours:
+            contour = Dataset()
+            contour.ContourGeometricType, contour.NumberOfContourPoints = "CLOSED_PLANAR", len(points)
+            contour.ContourData = [round(float(x), 4) for x in np.ravel(points)]
+            drawn.ContourSequence.append(contour)
+        named.append(roi)
+        contoured.append(drawn)
+        observed.append(about)
+    dataset.StructureSetROISequence, dataset.ROIContourSequence = Sequence(named), Sequence(contoured)
+    dataset.RTROIObservationsSequence = Sequence(observed)
+    return dataset
+
+
+def _reference(source: FileDataset) -> Dataset:
+    item = Dataset()
+    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = source.SOPClassUID, source.SOPInstanceUID
+    return item
+
+
+def stored_values() -> np.ndarray:
+    """uint16[6, 8, 10] stored values, 1024 above their HU."""
+    return np.random.default_rng(0).integers(0, 3000, (6, 8, 10), dtype=np.uint16)
+
+
+def everything(source: DicomSource) -> list[Sample | Finding]:
+    return [*source.findings, *(found for item in source.items for found in source.read(item))]
+
+
+def ingested(folder: Path, **options: Any) -> tuple[list[Sample], list[Finding]]:
+    source = DicomSource(Files(folder), **options)
+    rows = everything(source)
+    samples = [r for r in rows if isinstance(r, Sample)]
+    findings = [r for r in rows if isinstance(r, Finding)]
+    assert len(source.items) >= len(samples)
+    accounted = {f.file for f in findings} | {f for s in samples for f in s.files}
+    assert accounted == set(Files(folder).names)
+    return samples, findings
+
+
+def outcomes(findings: list[Finding]) -> set[tuple[str, str]]:
+    return {(f.outcome, f.check) for f in findings}
+
+
+def unpacked(archive: Path, folder: Path) -> Path:
+    with tarfile.open(archive) as tar:
+        tar.extractall(folder, filter="data")
+    return folder

@@ -24,7 +24,7 @@ def staged(number: int, **facts) -> Staged:
     dtype = facts.pop("dtype", "|u1")
     plain = Staged(
         sample_id=f"{number:016x}", patient=f"p{number:05d}", person=f"p{number:05d}", study="", series="", site="",
-        image=Place("", 0, (channels, *shape), dtype), mask=None, content=f"c{number}", mask_values=(), label=None, labels=None, split="",
+        image=Place("", 0, (channels, *shape), dtype), mask=None, content=f"c{number}", likeness="", mask_values=(), label=None, labels=None, split="",
         spacing=None, affine=None, unit="raw", files=(),
     )  # fmt: skip
     return replace(plain, **facts)

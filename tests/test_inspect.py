@@ -89,7 +89,7 @@ def test_a_folder_without_a_cohort_is_one_sentence(tmp_path: Path, capsys: pytes
 
 def test_the_page_needs_nothing_but_itself_and_shows_every_class_and_split(tmp_path: Path) -> None:
     tiny_classification_cohort(tmp_path / "c", unlabelled=1)
-    page = write_page(tmp_path / "c", gather(tmp_path / "c")).read_text(encoding="utf-8")
+    page = Path(write_page(tmp_path / "c", gather(tmp_path / "c"))).read_text(encoding="utf-8")
     assert set(re.findall(r'(?:src|href)="([^:"]+):', page)) == {"data"}
     for title in ("train: normal", "train: hepatitis", "train: unlabelled (1 rows)", "val: normal", "test: hepatitis"):
         assert f"<h2>{title}" in page
@@ -97,7 +97,7 @@ def test_the_page_needs_nothing_but_itself_and_shows_every_class_and_split(tmp_p
 
 def test_the_page_of_a_segmentation_cohort_names_its_outlines(tmp_path: Path) -> None:
     tiny_segmentation_cohort(tmp_path / "s")
-    page = write_page(tmp_path / "s", gather(tmp_path / "s")).read_text(encoding="utf-8")
+    page = Path(write_page(tmp_path / "s", gather(tmp_path / "s"))).read_text(encoding="utf-8")
     assert f'style="background:{COLOURS[1]}"></span>posterior' in page
     assert page.count("<img ") == 6 + 2 + 2  # at most six of a split
 

@@ -52,7 +52,7 @@ def choose_cases(predictions: pd.DataFrame, label: NDArray[np.int64], probabilit
 
 
 def load_rows(
-    cohort_folder: Path, manifest: Manifest, sample_ids: Iterable[str], columns: tuple[str, ...]
+    cohort_folder: str | Path, manifest: Manifest, sample_ids: Iterable[str], columns: tuple[str, ...]
 ) -> dict[str, dict[str, NDArray[Any]]]:
     """The tensors `columns` (those the cohort has) of the rows with these sample_ids, by sample_id; unknown ones are left out."""
     wanted = set(sample_ids)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
+from hepdist.place import place_of
 from hepdist.shards.manifest import SPLITS, Manifest
 
 
@@ -49,9 +50,10 @@ class CohortFlow:
         return sum(split.patients for split in self.splits)  # a patient lives in one split
 
 
-def cohort_flow(cohort_folder: Path, manifest: Manifest) -> CohortFlow:
+def cohort_flow(cohort_folder: str | Path, manifest: Manifest) -> CohortFlow:
     """Files by outcome (from audit.parquet, whose rows are files) and rows and patients by split (from the manifest)."""
-    audit = pq.read_table(cohort_folder / "audit.parquet", columns=["outcome", "check", "reason"]).to_pylist()
+    with place_of(cohort_folder).open_input("audit.parquet") as file:
+        audit = pq.read_table(file, columns=["outcome", "check", "reason"]).to_pylist()
     checks = Counter((row["outcome"], row["check"]) for row in audit if row["outcome"] != "ingested")
     sentences = {key: Counter(row["reason"] for row in audit if (row["outcome"], row["check"]) == key) for key in checks}
     left_out = [LeftOut(*key, reason=sentences[key].most_common(1)[0][0], files=files) for key, files in checks.items()]

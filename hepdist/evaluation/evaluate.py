@@ -16,6 +16,7 @@ from hepdist.evaluation.metrics import choose_threshold
 from hepdist.evaluation.report import write_report
 from hepdist.evaluation.result import read_result, summarise, write_result
 from hepdist.evaluation.score import Scorer, score_splits
+from hepdist.place import absolute
 from hepdist.recipe import Recipe, load_recipe
 from hepdist.shards.manifest import SPLITS, Manifest
 from hepdist.shards.read import SplitReader
@@ -54,12 +55,12 @@ def _evaluate_own(run: Path, recipe: Recipe, splits: tuple[str, ...], device: st
     threshold = _threshold(recipe, manifest, tables.get("val"))
     _write(run, recipe, manifest, tables, threshold, {"model_sha256s": model})
     _keep_examples(run, recipe, recipe.data.cohort, tables, device)
-    write_report(run, Path(recipe.data.cohort), split="test" if "test" in tables else splits[-1])
+    write_report(run, recipe.data.cohort, split="test" if "test" in tables else splits[-1])
     return read_result(run)
 
 
 def _evaluate_external(run: Path, recipe: Recipe, cohort: str, device: str) -> dict[str, Any]:
-    cohort = str(Path(cohort).resolve())
+    cohort = absolute(cohort)
     manifest, own = Manifest.load(cohort), Manifest.load(recipe.data.cohort)
     _comparable(own, manifest, cohort)
     folder = run / "external" / manifest.name
@@ -70,7 +71,7 @@ def _evaluate_external(run: Path, recipe: Recipe, cohort: str, device: str) -> d
     table = pd.concat(parts.values(), ignore_index=True).assign(split="external")
     threshold = float(read_result(run)["threshold"]["value"])
     _write(folder, recipe, manifest, {"external": table}, threshold, {"trained_on": own.sha256(), "cohort": manifest.name})
-    write_report(folder, Path(cohort), split="external")
+    write_report(folder, cohort, split="external")
     return read_result(folder)
 
 

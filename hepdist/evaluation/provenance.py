@@ -10,6 +10,8 @@ from typing import Any
 
 import yaml
 
+from hepdist.stores import is_uri
+
 PACKAGES = ("hepdist", "torch", "ray", "deepspeed", "monai", "pyarrow", "numpy", "scikit-learn")
 
 
@@ -48,9 +50,9 @@ def shown_recipe(text: str) -> str:
 
 
 def shown_path(path: str | PurePath) -> str:
-    """A relative path as it is, of an absolute one the last name."""
+    """A relative path as it is, of an absolute one and of a URI the last name."""
     pure = PurePath(path)
-    return pure.name if pure.is_absolute() else str(pure)
+    return pure.name if pure.is_absolute() or is_uri(str(path)) else str(pure)
 
 
 def commands(recipe: dict[str, Any], split: str) -> list[tuple[str, str]]:
@@ -68,6 +70,6 @@ def _without_folders(value: Any) -> Any:
         return {key: _without_folders(entry) for key, entry in value.items()}
     if isinstance(value, list):
         return [_without_folders(entry) for entry in value]
-    if isinstance(value, str) and PurePath(value).is_absolute():
+    if isinstance(value, str) and (PurePath(value).is_absolute() or is_uri(value)):
         return shown_path(value)
     return value

@@ -36,7 +36,7 @@ REPORT = "report.html"
 Figure = tuple[Markup, str, str]
 
 
-def write_report(run_folder: Path, cohort_folder: Path, *, split: str = "test") -> Path:
+def write_report(run_folder: Path, cohort_folder: str | Path, *, split: str = "test") -> Path:
     """Write run_folder/report.html about one split and return its path.
 
     Reads recipe.yaml, result.json, predictions.parquet and, where they are, metrics.jsonl and examples.npz of the run, and the

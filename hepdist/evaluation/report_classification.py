@@ -51,7 +51,7 @@ class Confusion:
 
 
 def classification_part(
-    block: dict[str, Any], result: dict[str, Any], predictions: pd.DataFrame, cohort_folder: Path, manifest: Manifest, seed: int
+    block: dict[str, Any], result: dict[str, Any], predictions: pd.DataFrame, cohort_folder: str | Path, manifest: Manifest, seed: int
 ) -> dict[str, Any]:
     """`figures` [(svg, title, caption)], `confusion` and `cards` of one split, for the template."""
     names = manifest.label_names
@@ -129,7 +129,7 @@ def _curve_figures(
     ]
 
 
-def _cards(chosen: dict[str, list[Case]], names: tuple[str, ...], cohort_folder: Path, manifest: Manifest) -> dict[str, list[Card]]:
+def _cards(chosen: dict[str, list[Case]], names: tuple[str, ...], cohort_folder: str | Path, manifest: Manifest) -> dict[str, list[Card]]:
     rows = load_rows(cohort_folder, manifest, [case.sample_id for cases in chosen.values() for case in cases], ("image",))
 
     def card(case: Case) -> Card:

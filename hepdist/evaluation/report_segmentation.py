@@ -38,7 +38,7 @@ class Example:
 
 
 def segmentation_part(
-    block: dict[str, Any], predictions: pd.DataFrame, run_folder: Path, cohort_folder: Path, manifest: Manifest
+    block: dict[str, Any], predictions: pd.DataFrame, run_folder: Path, cohort_folder: str | Path, manifest: Manifest
 ) -> dict[str, Any]:
     """`figures` [(svg, title, caption)] and `examples` of one split, for the template; `wide` holds figures over the full width."""
     classes = manifest.fields["mask"].classes[1:]
@@ -69,7 +69,7 @@ def _examples(
     dice: NDArray[np.float64],
     classes: tuple[str, ...],
     run_folder: Path,
-    cohort_folder: Path,
+    cohort_folder: str | Path,
     manifest: Manifest,
 ) -> list[Example]:
     """The cases of examples.npz that belong to these predictions, worst first."""

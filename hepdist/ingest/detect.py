@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from typing import Any
+
 from hepdist.errors import IngestError
 from hepdist.ingest import images, medmnist, volumes
 from hepdist.ingest.files import Files, is_hidden
@@ -13,8 +16,11 @@ PROBED = 100
 """Files without DICOM's preamble that are parsed in search of an older DICOM one, before the source counts as unknown."""
 
 
-def open_source(files: Files, spec: IngestSpec, skip: frozenset[str] = frozenset()) -> Source:
-    """The reader for what is there; skip: files that are read by another door, such as the EMR table. Raises IngestError."""
+def open_source(files: Files, spec: IngestSpec, skip: frozenset[str] = frozenset(), each: Callable[..., Iterable[Any]] = map) -> Source:
+    """The reader for what is there; skip: files that are read by another door, such as the EMR table; each: like `map`, for headers.
+
+    Raises IngestError.
+    """
     visible = [name for name in files.names if not is_hidden(name) and name not in skip]
     if not visible:
         raise IngestError("the source holds no files; give a folder or archive that does")
@@ -26,7 +32,17 @@ def open_source(files: Files, spec: IngestSpec, skip: frozenset[str] = frozenset
     if _has_dicom(files, [name for name in visible if not images.is_picture(name)], thorough=not pictures):
         from hepdist.ingest.dicom import DicomSource  # pydicom and its decoders take a second to import
 
-        return DicomSource(files, modality=spec.modality, allow_burned_in=spec.allow_burned_in, display=spec.display, skip=skip)
+        return DicomSource(
+            files,
+            modality=spec.modality,
+            allow_burned_in=spec.allow_burned_in,
+            display=spec.display,
+            frames=spec.frames,
+            classes=spec.classes,
+            mask_folders=spec.mask_folders,
+            skip=skip,
+            each=each,
+        )
     if pictures:
         return images.ImageSource(files, spec, skip)
     raise IngestError(

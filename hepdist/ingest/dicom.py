@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Literal
+from collections.abc import Iterable, Iterator
+from itertools import groupby
+from typing import Any, Literal
 
 import numpy as np
+from pydicom.dataset import Dataset
 
-from hepdist.ingest.dicom_header import Plane, Refused
-from hepdist.ingest.dicom_pixels import display_values, modality_values, pixel_spacing, read_pixels
-from hepdist.ingest.dicom_plan import ImageItem, VolumeItem, plan
+from hepdist.ingest.dicom_header import Header, Plane
+from hepdist.ingest.dicom_items import ImageItem, Painted, VolumeItem
+from hepdist.ingest.dicom_pixels import display_values, modality_values, pixel_spacing, read_frames, read_pixels
+from hepdist.ingest.dicom_plan import Each, Wanted, plan
+from hepdist.ingest.dicom_refused import Refused
 from hepdist.ingest.files import Files
 from hepdist.ingest.sample import Finding, Sample
+
+INCOMPLETE = Refused("incomplete", "another file of the series can't be read")
 
 
 class DicomSource:
@@ -34,84 +40,96 @@ class DicomSource:
         least_slices: int = 2,
         allow_burned_in: bool = False,
         display: Literal["uint8", "uint16"] = "uint8",
+        frames: Literal["refuse", "first", "all"] = "refuse",
+        classes: tuple[str, ...] = (),
+        mask_folders: str | None = None,
         skip: frozenset[str] = frozenset(),
+        each: Each = map,
     ):
         """modality: keep this one (CR, DX, DR and RG are one); None: the one most studies have. least_slices: fewer are no
         volume. allow_burned_in: keep secondary captures and images marked BurnedInAnnotation. display: depth of single
-        images. skip: names read by another door, such as the EMR table, which then appear in no finding.
+        images. frames: of a multi-frame object that is no volume (a cine). classes: of the masks, background first; empty:
+        what the masks are called, where that may be told (dicom_terms). mask_folders: pattern of the folders whose series are
+        masks; None: as dicom_mask_series finds them. skip: names read by another door, such as the EMR table, which then
+        appear in no finding. each: like `map`, for the pass over the headers.
         """
         self._files = files
         self._levels = 255 if display == "uint8" else 65535
-        found = plan(files, modality, least_slices, allow_burned_in, skip)
+        found = plan(files, Wanted(modality, least_slices, allow_burned_in, frames, classes, mask_folders), skip, each)
         self.items, self.findings = found.items, found.findings
         self.modality, self.mask_classes = found.modality, found.mask_classes
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what only planning needs: `read` works in any process, one item at a time."""
+        return {name: value for name, value in self.__dict__.items() if name not in ("items", "findings")}
+
     def read(self, item: ImageItem | VolumeItem) -> Iterator[Sample | Finding]:
         try:
-            if isinstance(item, ImageItem):
-                yield self._image(item)
-            else:
-                yield from self._volume(item)
+            yield from self._images(item) if isinstance(item, ImageItem) else self._volume(item)
         except Refused as refused:
-            for name in item.files:
-                yield Finding(name, "quarantined", refused.check, refused.reason, item.header.study, item.header.series)
+            yield from (_finding(item, name, refused) for name in item.files)
+            yield from (_finding(item, name, INCOMPLETE) for mask in item.masks for name in mask.files)
 
-    def _image(self, item: ImageItem) -> Sample:
-        header = item.header
-        dataset, pixels = read_pixels(self._files, header.file)
-        return Sample(
-            key=item.key,
-            patient=header.patient,
-            study=header.study,
-            series=header.series,
-            image=display_values(dataset, pixels, self._levels)[None],
-            image_unit=f"display 0..{self._levels}",
-            spacing=pixel_spacing(dataset),
-            files=item.files,
-        )
+    def _images(self, item: ImageItem) -> Iterator[Sample | Finding]:
+        header, painted = item.header, self._painted(item)
+        yield from (_finding(item, name, why) for name, why in painted.refused.items())
+        mask = None if painted.mask is None else painted.mask[None]
+        one_frame = header.frames == 1
+        decoded = [read_pixels(self._files, header.file)] if one_frame else read_frames(self._files, header.file, range(item.frames))
+        samples = [  # whole before the first is told: of a file that breaks off none is ingested
+            Sample(
+                key=f"{item.key}#{frame}" if frame else item.key,
+                image=display_values(dataset, pixels, self._levels)[None],
+                image_unit=f"display 0..{self._levels}",
+                mask=mask,
+                spacing=pixel_spacing(dataset),
+                files=(*item.files, *painted.used),
+                **_facts(header),
+            )
+            for frame, (dataset, pixels) in enumerate(decoded)
+        ]
+        yield from samples
 
     def _volume(self, item: VolumeItem) -> Iterator[Sample | Finding]:
-        header = item.header
         try:
             image = stacked(self._planes(item), item.stack.shape)
         except _BadFile as bad:
-            for name in (n for n in (*item.files, *(s.file for s in item.segmentations)) if n != bad.file):
-                yield Finding(name, "quarantined", "incomplete", "another file of the series can't be read", header.study, header.series)
-            yield Finding(bad.file, "quarantined", bad.refused.check, bad.refused.reason, header.study, header.series)
+            for name in (*item.files, *(name for mask in item.masks for name in mask.files)):
+                yield _finding(item, name, bad.refused if name == bad.file else INCOMPLETE)
             return
-        mask, files = None, item.files
-        if item.segmentations:
-            from hepdist.ingest.dicom_seg import read_mask  # highdicom takes a second to import
-
-            indices, refused = read_mask(self._files, item.segmentations, item.stack, self.mask_classes)
-            for name, why in refused.items():
-                yield Finding(name, "quarantined", why.check, why.reason, header.study, header.series)
-            used = tuple(s.file for s in item.segmentations if s.file not in refused)
-            mask, files = (indices[None] if used else None), (*files, *used)
+        painted = self._painted(item)
+        yield from (_finding(item, name, why) for name, why in painted.refused.items())
         yield Sample(
             key=item.key,
-            patient=header.patient,
-            study=header.study,
-            series=header.series,
             image=image[None],
-            image_unit="HU" if header.modality == "CT" else "raw",
-            mask=mask,
+            image_unit="HU" if item.header.modality == "CT" else "raw",
+            mask=None if painted.mask is None else painted.mask[None],
             spacing=item.stack.spacing,
             affine=item.stack.affine,
-            files=files,
+            files=(*item.files, *painted.used),
+            **_facts(item.header),
         )
 
     def _planes(self, item: VolumeItem) -> Iterator[np.ndarray]:
-        """Modality values [H, W] of each plane in order; a multi-frame file is decoded once."""
-        current: str | None = None
-        for plane in item.stack.planes:
+        """Modality values [H, W] of each plane in order, one plane in memory at a time."""
+        for name, group in groupby(item.stack.planes, key=lambda plane: plane.file):
+            planes = list(group)
             try:
-                if plane.file != current:
-                    dataset, pixels = read_pixels(self._files, plane.file)
-                    current = plane.file
-                yield modality_values(dataset, plane.frame, _frame(pixels, plane))
+                if len(planes) == 1 and not planes[0].frame:
+                    decoded: Iterable[tuple[Dataset, np.ndarray]] = [read_pixels(self._files, name)]
+                else:
+                    decoded = read_frames(self._files, name, [plane.frame for plane in planes])
+                for plane, (dataset, pixels) in zip(planes, decoded, strict=True):
+                    yield modality_values(dataset, plane.frame, _grey(pixels, plane))
             except Refused as refused:
-                raise _BadFile(plane.file, refused) from None
+                raise _BadFile(name, refused) from None
+
+    def _painted(self, item: ImageItem | VolumeItem) -> Painted:
+        if not item.masks:
+            return Painted(None, (), {})
+        from hepdist.ingest.dicom_paint import painted  # highdicom takes a second to import
+
+        return painted(self._files, item)
 
 
 class _BadFile(Exception):
@@ -138,9 +156,24 @@ def _fits(plane: np.ndarray, dtype: np.dtype) -> bool:
     return plane.dtype.kind in "iu" and plane.min() >= limits.min and plane.max() <= limits.max
 
 
-def _frame(pixels: np.ndarray, plane: Plane) -> np.ndarray:
-    """One plane's pixels [H, W]. Raises Refused where the object is in colour, which no volume is."""
-    frame = pixels if pixels.ndim == 2 else pixels[plane.frame] if pixels.shape[1:] == plane.size else None
-    if frame is None or frame.shape != plane.size:
+def _grey(pixels: np.ndarray, plane: Plane) -> np.ndarray:
+    """One plane's pixels [H, W]. Raises Refused where they are in colour, which no volume is, or of several frames."""
+    if pixels.shape != plane.size:
         raise Refused("colour", "a slice in colour, which is no CT, MR or PT measurement")
-    return frame
+    return pixels
+
+
+def _facts(header: Header) -> dict[str, Any]:
+    facts = header.facts
+    return {
+        "patient": header.patient,
+        "study": header.study,
+        "series": header.series,
+        "site": facts.site,
+        "date": facts.date,
+        "attributes": dict(facts.attributes),
+    }
+
+
+def _finding(item: ImageItem | VolumeItem, name: str, refused: Refused) -> Finding:
+    return Finding(name, "quarantined", refused.check, refused.reason, item.header.study, item.header.series)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import logging
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +12,11 @@ import pydicom
 from pydicom.dataset import Dataset
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
+from hepdist.ingest import dicom_facts
+from hepdist.ingest.dicom_codestream import LARGEST, is_deflated, refuse_bomb
+from hepdist.ingest.dicom_facts import Facts, read_facts
+from hepdist.ingest.dicom_refused import Refused, quiet
+from hepdist.ingest.dicom_structures import drawn_on, regions, segmented, segments
 from hepdist.ingest.files import Files, is_hidden
 from hepdist.ingest.sample import Finding
 
@@ -22,26 +25,22 @@ PHASES = ("AcquisitionNumber", "TemporalPositionIdentifier", "EchoNumbers", "Ech
 
 TAGS = [
     "ImageType", "SOPClassUID", "SOPInstanceUID", "Modality", "ConversionType", "PatientID", "SliceThickness", "StudyInstanceUID",
-    "SeriesInstanceUID", "ImagePositionPatient", "ImageOrientationPatient", "NumberOfFrames", "Rows", "Columns", "PixelSpacing",
-    "BurnedInAnnotation", "ReferencedSeriesSequence", "SegmentSequence", "SharedFunctionalGroupsSequence",
-    "PerFrameFunctionalGroupsSequence", *PHASES,
+    "SeriesInstanceUID", "FrameOfReferenceUID", "ImagePositionPatient", "ImageOrientationPatient", "NumberOfFrames", "Rows", "Columns",
+    "PixelSpacing", "BitsAllocated", "BurnedInAnnotation", "ReferencedSeriesSequence", "SegmentSequence", "ReferencedFrameOfReferenceSequence",
+    "StructureSetROISequence", "RTROIObservationsSequence", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
+    *PHASES, *dicom_facts.TAGS,
 ]  # fmt: skip
 
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+RT_STRUCTURE_SET = "1.2.840.10008.5.1.4.1.1.481.3"
 DICOMDIR = "1.2.840.10008.1.3.10"
 LEADING_GROUPS = (b"\x02\x00", b"\x08\x00", b"\x00\x02", b"\x00\x08")
 """First bytes of a file without preamble: group 0002 or 0008, in either byte order."""
+FARTHEST = 1e5
+"""mm; a place farther off is a damaged number."""
 
 
-class Refused(Exception):
-    """Why a file or a series can't become a sample: an audit row's check and its reason, which quotes nothing from the file but geometry."""
-
-    def __init__(self, check: str, reason: str):
-        super().__init__(reason)
-        self.check, self.reason = check, reason
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Plane:
     """Where one frame lies in the patient, and what tells it from other frames at the same place."""
 
@@ -63,7 +62,7 @@ class Plane:
     """Values of PHASES, as text."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Header:
     """What planning needs to know of one file. Raw keys: nothing of this is ever written."""
 
@@ -77,26 +76,32 @@ class Header:
     modality: str
     image_type: tuple[str, ...]
     frames: int
+    bits: int
+    """Allocated for each sample."""
+    frame_of_reference: str
     planes: tuple[Plane, ...]
-    """One a frame where the file says where its frames lie; else one without position."""
+    """One a frame where the file says where its frames lie; else one without position. None of a segmentation."""
     burned_in: str
     """Why the pixels may show text about the patient; empty where nothing says so."""
-    references: str
-    """Series that a segmentation segments."""
-    segments: tuple[tuple[int, str], ...]
-    """Segment number and class name of a segmentation."""
+    references: tuple[tuple[str, tuple[str, ...]], ...]
+    """Series that a segmentation or structure set is drawn on, each with the SOP instances that it names."""
+    segments: tuple[tuple[int, tuple[str, ...]], ...]
+    """Number of each segment or region, and what it is called, best name first: DICOM's term for its code, its label, its type."""
+    facts: Facts
 
 
 def read_header(files: Files, name: str) -> Header | Finding:
     """The header of one file, or the audit row that says why it is no DICOM image. Never raises for what a file holds."""
     if is_hidden(name):
         return Finding(name, "ignored", "hidden-file", "hidden file of an operating system")
-    start = files.head(name, 132)
+    start = files.head(name, 1024)
     if not start:
         return Finding(name, "quarantined", "empty", "the file is empty or can't be read")
-    if start[128:] != b"DICM" and start[:2] not in LEADING_GROUPS:
+    if start[128:132] != b"DICM" and start[:2] not in LEADING_GROUPS:
         return Finding(name, "quarantined", "not-dicom", "no DICOM file: neither preamble nor a leading group 0002 or 0008")
     try:
+        if is_deflated(start):
+            refuse_bomb(files.read(name), LARGEST)
         with quiet(), opened(files, name) as stream:
             dataset = pydicom.dcmread(cast(Any, stream), force=True, stop_before_pixels=True, specific_tags=cast(Any, TAGS))
             ended = not stream.read(1) and _syntax(dataset) != DeflatedExplicitVRLittleEndian  # which is read to its end in any case
@@ -118,22 +123,6 @@ def opened(files: Files, name: str) -> Iterator[BinaryIO]:
             yield stream
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Read what is written, without validation, warnings or log lines: these quote values, and values may be about a patient."""
-    loggers = [logging.getLogger(name) for name in ("pydicom", "highdicom", "pylibjpeg", "openjpeg", "rle", "jpeg_ls")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL + 1)
-    try:
-        with warnings.catch_warnings(), pydicom.config.disable_value_validation():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-
-
 def functional_group(dataset: Dataset, frame: int, sequence: str) -> Dataset | None:
     """The item of one functional group for one frame of an enhanced object: its own, else the shared one."""
     groups: list[Dataset] = []
@@ -148,26 +137,20 @@ def _header(name: str, dataset: Dataset, ended: bool) -> Header:
     sop_class = UID(str(dataset.get("SOPClassUID") or ""))
     if dataset.get("SOPClassUID") is None and str(dataset.file_meta.get("MediaStorageSOPClassUID", "")) == DICOMDIR:
         raise Refused("dicomdir", "a DICOMDIR, which lists files and holds no image")
-    if ended:
-        known_without = sop_class.is_private is False and sop_class.name != str(sop_class) and "Image" not in sop_class.name
-        if known_without and "Segmentation" not in sop_class.name:
-            raise Refused("no-image", f"a DICOM object without an image ({sop_class.name})")
-        if not dataset.get("Rows"):
-            raise Refused("truncated", "the file ends inside its header")
-        raise Refused("no-pixels", "the file ends where its pixel data should begin")
-    if not dataset.get("Rows") or not dataset.get("Columns"):
+    drawn = sop_class == RT_STRUCTURE_SET
+    if ended and not drawn:
+        _refuse_without_pixels(dataset, sop_class)
+    if not drawn and (not dataset.get("Rows") or not dataset.get("Columns")):
         raise Refused("no-pixels", "the header has no rows or columns")
     study, series, instance = (str(dataset.get(k) or "") for k in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"))
     missing = [k for k, v in (("Study", study), ("Series", series), ("SOP", instance)) if not v]
     if missing:
         raise Refused("no-identity", f"the header has no {missing[0]} Instance UID")
+    modality = "RTSTRUCT" if drawn else str(dataset.get("Modality") or "OT").strip().upper()
     image_type = _texts(dataset.get("ImageType"))
     frames = int(dataset.get("NumberOfFrames") or 1)
-    modality = str(dataset.get("Modality") or "OT").strip().upper()
-    planes = (
-        _frame_planes(name, dataset, frames) if dataset.get("PerFrameFunctionalGroupsSequence") else (_plane(name, dataset, image_type),)
-    )
-    referenced = dataset.get("ReferencedSeriesSequence")
+    if frames < 1:
+        raise Refused("damaged-header", "the number of frames is below one")
     return Header(
         file=name,
         sop_class=str(sop_class),
@@ -178,11 +161,30 @@ def _header(name: str, dataset: Dataset, ended: bool) -> Header:
         modality=modality,
         image_type=image_type,
         frames=frames,
-        planes=planes,
+        bits=int(dataset.get("BitsAllocated") or 0),
+        frame_of_reference=str(dataset.get("FrameOfReferenceUID") or ""),
+        planes=() if modality in ("SEG", "RTSTRUCT") else _planes(name, dataset, frames, image_type),
         burned_in=_burned_in(dataset, str(sop_class), image_type),
-        references=str(referenced[0].get("SeriesInstanceUID", "")) if referenced else "",
-        segments=tuple((int(s.SegmentNumber), _segment_name(s)) for s in dataset.get("SegmentSequence") or ()),
+        references=drawn_on(dataset) if drawn else segmented(dataset),
+        segments=regions(dataset) if drawn else segments(dataset),
+        facts=read_facts(dataset),
     )
+
+
+def _refuse_without_pixels(dataset: Dataset, sop_class: UID) -> None:
+    """For a file that ended where pixel data should begin. Raises Refused in any case."""
+    known_without = sop_class.is_private is False and sop_class.name != str(sop_class) and "Image" not in sop_class.name
+    if known_without and "Segmentation" not in sop_class.name:
+        raise Refused("no-image", f"a DICOM object without an image ({sop_class.name})")
+    if not dataset.get("Rows"):
+        raise Refused("truncated", "the file ends inside its header")
+    raise Refused("no-pixels", "the file ends where its pixel data should begin")
+
+
+def _planes(name: str, dataset: Dataset, frames: int, image_type: tuple[str, ...]) -> tuple[Plane, ...]:
+    if dataset.get("PerFrameFunctionalGroupsSequence"):
+        return _frame_planes(name, dataset, frames)
+    return (_plane(name, dataset, image_type),)
 
 
 def _plane(name: str, dataset: Dataset, image_type: tuple[str, ...]) -> Plane:
@@ -243,12 +245,6 @@ def _burned_in(dataset: Dataset, sop_class: str, image_type: tuple[str, ...]) ->
     return ""
 
 
-def _segment_name(segment: Dataset) -> str:
-    """The coded property type ('Liver'), never the free-text label."""
-    kind = segment.get("SegmentedPropertyTypeCodeSequence")
-    return str(kind[0].get("CodeMeaning") or "") if kind else f"segment {int(segment.SegmentNumber)}"
-
-
 def _syntax(dataset: Dataset) -> str:
     return str(dataset.file_meta.get("TransferSyntaxUID", ""))
 
@@ -262,8 +258,10 @@ def _texts(value: Any) -> tuple[str, ...]:
 def _numbers(value: Any, count: int) -> tuple[float, ...] | None:
     if value is None or isinstance(value, (str, float, int)) or len(value) != count:
         return None
-    return tuple(float(v) for v in value)
+    numbers = tuple(float(v) for v in value)
+    return numbers if all(abs(n) < FARTHEST for n in numbers) else None  # which no NaN is
 
 
 def _number(value: Any) -> float | None:
-    return None if value in (None, "") else float(value)
+    number = None if value in (None, "") else float(value)
+    return number if number is not None and 0 < number < FARTHEST else None

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import io
 import zlib
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import pydicom
 from pydicom.dataset import Dataset
 from pydicom.encaps import generate_frames
-from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut, apply_windowing, pixel_array
+from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut, apply_windowing, iter_pixels, pixel_array
 from pydicom.pixels.decoders.rle import _rle_decode_segment
 from pydicom.pixels.utils import get_expected_length
 from pydicom.uid import (
+    UID,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
@@ -20,11 +24,11 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from hepdist.ingest.dicom_header import Refused, functional_group, quiet
+from hepdist.ingest.dicom_codestream import LARGEST, check_frames, refuse_bomb
+from hepdist.ingest.dicom_header import functional_group, opened
+from hepdist.ingest.dicom_refused import Refused, quiet
 from hepdist.ingest.files import Files
 
-LARGEST = 2 << 30
-"""Decoded bytes above which a file is refused: a damaged header can claim any size."""
 GREY = np.array([0.299, 0.587, 0.114])
 """Weights of red, green and blue: the luminance of ITU-R BT.601, which DICOM's YBR_FULL has as its Y."""
 DEFLATED_FRAMES = "1.2.840.10008.1.2.8.1"
@@ -34,42 +38,66 @@ PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 
 def read_pixels(files: Files, name: str) -> tuple[Dataset, np.ndarray]:
     """The dataset of one file and its decoded pixels (see `decode`). Raises Refused."""
+    dataset = read_dataset(files, name)
+    return dataset, decode(dataset)
+
+
+def read_dataset(files: Files, name: str) -> Dataset:
+    """One whole file. Raises Refused."""
     try:
         with quiet():
-            dataset = pydicom.dcmread(io.BytesIO(files.read(name)), force=True)
+            data = files.read(name)
+            refuse_bomb(data, LARGEST)
+            return pydicom.dcmread(io.BytesIO(data), force=True)
+    except Refused:
+        raise
     except Exception:  # a damaged file can make the parser raise anything; its message may quote the file
         raise Refused("damaged-header", "the DICOM file can't be parsed") from None
-    return dataset, decode(dataset)
+
+
+def read_frames(files: Files, name: str, frames: Sequence[int]) -> Iterator[tuple[Dataset, np.ndarray]]:
+    """The header of a multi-frame file and the stored values ([H, W], or [H, W, 3] of colour) of each frame asked for, in that order. Raises Refused.
+
+    One decoded frame is in memory at a time; of uncompressed data also no more than one frame is read.
+    """
+    with opened(files, name) as stream:
+        header = Dataset()
+        try:
+            with quiet():
+                header = pydicom.dcmread(cast(Any, stream), force=True, stop_before_pixels=True)
+                decoded = _frame_by_frame(files, name, cast(Any, stream), header, frames)
+            with closing(decoded):  # before the stream is: it seeks in it when it ends
+                for _ in frames:
+                    with quiet():  # not around the loop: what the consumer warns of is its own
+                        pixels = next(decoded)
+                    yield header, _native(pixels)
+        except Refused:
+            raise
+        except Exception:
+            raise _undecodable(header) from None
 
 
 def decode(dataset: Dataset) -> np.ndarray:
     """Stored values as pydicom decodes them: [H, W] or [H, W, 3], with a leading axis for several frames; native byte order.
 
-    Colour is RGB (YBR is converted, a palette is not yet applied). Adds to pydicom's decoders: files without file meta
-    information, run-length-encoded 1-bit frames and Deflated Image Frame Compression (1-bit segmentations use both).
-    Raises Refused with check 'truncated', 'no-pixels', 'too-large' or 'decode'; the reason names the transfer syntax.
+    Colour is RGB (YBR is converted, a palette is not yet applied). Adds to pydicom's decoders: files
+    without file meta information, run-length-encoded 1-bit frames and Deflated Image Frame Compression (1-bit segmentations
+    use both). Raises Refused with check 'truncated', 'no-pixels', 'too-large' or 'decode'; the reason names the transfer syntax.
     """
     if not any(keyword in dataset for keyword in PIXELS):
         raise Refused("truncated", "the file ends inside its pixel data")
-    _ensure_syntax(dataset)
-    syntax = dataset.file_meta.TransferSyntaxUID
     try:
-        expected = get_expected_length(dataset) if "PixelData" in dataset else 0
-        if expected > LARGEST:
-            raise Refused("too-large", f"the header claims {expected >> 20} MiB of pixels, more than the {LARGEST >> 20} MiB accepted")
-        if "PixelData" in dataset and syntax in UNCOMPRESSED and len(dataset.PixelData) < expected:
-            raise Refused("truncated", f"{len(dataset.PixelData)} bytes of pixel data where {expected} are declared")
         with quiet():
+            _ensure_syntax(dataset)
+            _check_claims(dataset)
+            syntax = dataset.file_meta.TransferSyntaxUID
             if (dataset.get("BitsAllocated") == 1 and syntax == RLELossless) or syntax == DEFLATED_FRAMES:
-                pixels = _packed_frames(dataset)
-            else:
-                pixels = pixel_array(dataset)
+                return _native(_packed_frames(dataset))
+            return _native(pixel_array(dataset))
     except Refused:
         raise
     except Exception:  # every plug-in raises its own; the messages may quote the file
-        name = "an unknown transfer syntax" if syntax.name == str(syntax) else syntax.name  # a UID without a name could be anything
-        raise Refused("decode", f"the pixel data can't be decoded ({name})") from None
-    return pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
+        raise _undecodable(dataset) from None
 
 
 def modality_values(dataset: Dataset, frame: int, pixels: np.ndarray) -> np.ndarray:
@@ -77,21 +105,19 @@ def modality_values(dataset: Dataset, frame: int, pixels: np.ndarray) -> np.ndar
 
     Integers where slope and intercept are whole numbers, else float32. Raises Refused with check 'nan' or 'lut'.
     """
-    transform: Dataset = functional_group(dataset, frame, "PixelValueTransformationSequence") or dataset
-    slope, intercept = transform.get("RescaleSlope"), transform.get("RescaleIntercept")
     with quiet():
         try:
+            transform: Dataset = functional_group(dataset, frame, "PixelValueTransformationSequence") or dataset
+            slope, intercept = transform.get("RescaleSlope"), transform.get("RescaleIntercept")
             values = apply_modality_lut(pixels, transform)
         except Exception:
             raise Refused("lut", "the modality LUT or rescale can't be applied") from None
-    if pixels.dtype.kind == "f":
-        if not np.isfinite(values).all():
-            raise Refused("nan", "the image holds values that are not finite numbers")
-        return values.astype(np.float32, copy=False)
-    if values.dtype.kind == "f" and slope is not None and intercept is not None:
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        raise Refused("nan", "the image holds values that are not finite numbers")
+    if values.dtype.kind == "f" and pixels.dtype.kind in "iu" and slope is not None and intercept is not None:
         whole = float(slope).is_integer() and float(intercept).is_integer()
-        return values.astype(np.int64 if whole else np.float32)
-    return values
+        return values.astype(np.int64 if whole and np.abs(values).max() < 2**53 else np.float32)
+    return values.astype(np.float32, copy=False) if values.dtype.kind == "f" else values
 
 
 def display_values(dataset: Dataset, pixels: np.ndarray, levels: int = 255) -> np.ndarray:
@@ -112,6 +138,8 @@ def display_values(dataset: Dataset, pixels: np.ndarray, levels: int = 255) -> n
                 share = pixels @ GREY / (2.0 ** int(dataset.BitsStored) - 1)
             else:
                 share = _windowed(dataset, pixels)
+        if not np.isfinite(share).all():
+            raise Refused("lut", "a lookup table or window of the header gives no numbers")
     except Refused:
         raise
     except Exception:
@@ -124,9 +152,13 @@ def display_values(dataset: Dataset, pixels: np.ndarray, levels: int = 255) -> n
 def pixel_spacing(dataset: Dataset) -> tuple[float, float] | None:
     """mm between rows and between columns of a projection image: in the patient where calibrated, else on the detector."""
     for keyword in ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing"):
-        value = dataset.get(keyword)
-        if value is not None and not isinstance(value, str) and len(value) == 2 and min(value) > 0:
-            return float(value[0]), float(value[1])
+        try:
+            with quiet():
+                value = tuple(float(v) for v in dataset.get(keyword) or ())
+        except Exception:  # a damaged value: not known
+            continue
+        if len(value) == 2 and all(np.isfinite(value)) and min(value) > 0:
+            return value
     return None
 
 
@@ -150,6 +182,48 @@ def _windowed(dataset: Dataset, pixels: np.ndarray) -> np.ndarray:
     inside = inside if inside.size else values
     low, high = float(inside.min()), float(inside.max())
     return (values - low) / (high - low) if high > low else np.zeros(values.shape)
+
+
+def _check_claims(dataset: Dataset) -> None:
+    """Raises Refused where a header claims more pixels than there are, or than may be decoded."""
+    expected = _claimed(dataset)
+    if "PixelData" not in dataset:
+        return
+    if dataset.file_meta.TransferSyntaxUID not in UNCOMPRESSED:
+        check_frames(dataset)
+    elif len(dataset.PixelData) < expected:
+        raise Refused("truncated", f"{len(dataset.PixelData)} bytes of pixel data where {expected} are declared")
+
+
+def _claimed(dataset: Dataset) -> int:
+    """Decoded bytes by the header. Raises Refused('too-large')."""
+    expected = get_expected_length(dataset)
+    if expected > LARGEST:
+        raise Refused("too-large", f"the header claims {expected >> 20} MiB of pixels, more than the {LARGEST >> 20} MiB accepted")
+    return expected
+
+
+def _frame_by_frame(files: Files, name: str, stream: BinaryIO, header: Dataset, frames: Sequence[int]) -> Generator[np.ndarray, None, None]:
+    if header.file_meta.get("TransferSyntaxUID") in (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian):
+        at, expected = stream.tell(), _claimed(header)
+        if stream.seek(0, io.SEEK_END) - at < expected:
+            raise Refused("truncated", f"the file ends inside its pixel data, of which {expected} bytes are declared")
+        stream.seek(0)
+        return cast(Any, iter_pixels(stream, indices=frames))
+    dataset = read_dataset(files, name)
+    _ensure_syntax(dataset)
+    _check_claims(dataset)
+    return cast(Any, iter_pixels(dataset, indices=frames))
+
+
+def _undecodable(dataset: Dataset) -> Refused:
+    syntax = UID(str(getattr(dataset, "file_meta", {}).get("TransferSyntaxUID") or ""))
+    name = "an unknown transfer syntax" if syntax.name == str(syntax) else syntax.name  # a UID without a name could be anything
+    return Refused("decode", f"the pixel data can't be decoded ({name})")
+
+
+def _native(pixels: np.ndarray) -> np.ndarray:
+    return pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
 
 
 def _ensure_syntax(dataset: Dataset) -> None:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, fields, replace
+from functools import partial
+from typing import Any, Literal
 
 from hepdist.errors import IngestError
 from hepdist.ingest.dicom_header import Header, read_header
-from hepdist.ingest.dicom_series import Stack, arrange
+from hepdist.ingest.dicom_items import ImageItem, VolumeItem
+from hepdist.ingest.dicom_mask_series import mask_series
+from hepdist.ingest.dicom_masks import attach
+from hepdist.ingest.dicom_series import arrange
 from hepdist.ingest.files import Files
 from hepdist.ingest.sample import Finding
 
@@ -16,37 +21,21 @@ PROJECTIONS = ("CR", "DX", "DR", "RG")
 """Radiographs by any detector: one modality to whoever asks for one of them."""
 VOLUMES = ("CT", "MR", "PT")
 """Modalities whose series are volumes; every other one holds single images."""
+DRAWN = ("SEG", "RTSTRUCT")
+Each = Callable[[Callable[[str], Header | Finding], Sequence[str]], Iterable[Header | Finding]]
+"""Like `map`: the function of each name, in order; may spread the calls over processes, since the function pickles where the files do."""
 
 
 @dataclass(frozen=True)
-class ImageItem:
-    """One projection image, one file."""
+class Wanted:
+    """What to look for; see DicomSource."""
 
-    header: Header
-
-    @property
-    def key(self) -> str:
-        return self.header.sop_instance
-
-    @property
-    def files(self) -> tuple[str, ...]:
-        return (self.header.file,)
-
-
-@dataclass(frozen=True)
-class VolumeItem:
-    """One volume of one series, with the segmentations of that series."""
-
-    key: str
-    """SeriesInstanceUID; '#1', '#2' follow it for the second, third largest volume of a series."""
-    header: Header
-    """Of one of its files, for the keys that all share."""
-    stack: Stack
-    segmentations: tuple[Header, ...] = ()
-
-    @property
-    def files(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(p.file for p in self.stack.planes))
+    modality: str | None = None
+    least_slices: int = 2
+    allow_burned_in: bool = False
+    frames: Literal["refuse", "first", "all"] = "refuse"
+    classes: tuple[str, ...] = ()
+    mask_folders: str | None = None
 
 
 @dataclass
@@ -58,47 +47,68 @@ class Plan:
     """In the order of their keys, which does not depend on file names."""
     findings: list[Finding] = field(default_factory=list)
     mask_classes: tuple[str, ...] = ()
-    """'background' and the segments' names, sorted; empty without segmentations."""
+    """'background' and the structures' names, as declared or sorted; empty without masks."""
 
 
-def plan(files: Files, modality: str | None, least_slices: int, allow_burned_in: bool, skip: frozenset[str] = frozenset()) -> Plan:
+def plan(files: Files, wanted: Wanted, skip: frozenset[str] = frozenset(), each: Each = map) -> Plan:
     """One pass over the headers. `modality` None keeps the one that most studies have. Raises IngestError where the one asked for isn't there."""
     result = Plan()
     headers: list[Header] = []
-    for name in files.names:
-        if name not in skip:
-            read = read_header(files, name)
-            (headers if isinstance(read, Header) else result.findings).append(read)  # type: ignore[arg-type]
-    images = [h for h in headers if h.modality != "SEG"]
-    segmentations = [h for h in headers if h.modality == "SEG"]
-    result.modality = _chosen([h for h in images if allow_burned_in or not h.burned_in] or images, modality)
+    pool: dict[Any, Any] = {}
+    for read in each(partial(read_header, files), [name for name in files.names if name not in skip]):
+        if isinstance(read, Header):
+            headers.append(_pooled(read, pool))
+        else:
+            result.findings.append(read)
+    drawn = [h for h in headers if h.modality in DRAWN]
+    series = mask_series(files, [h for h in headers if h.modality not in DRAWN], wanted.mask_folders)
+    masks = {h.file for members in series for h in members}
+    images = [h for h in headers if h.modality not in DRAWN and h.file not in masks]
+
+    result.modality = _chosen([h for h in images if wanted.allow_burned_in or not h.burned_in] or images, wanted.modality)
     kept, elsewhere = [], set()
     for header in images:
         if family(header.modality) != result.modality:
             elsewhere.add((header.study, header.series))
             result.findings.append(_finding(header, "ignored", "modality", f"modality {_code(header)}; this cohort is {result.modality}"))
-        elif header.burned_in and not allow_burned_in:
+        elif header.burned_in and not wanted.allow_burned_in:
             result.findings.append(_finding(header, "quarantined", "burned-in", header.burned_in))
         else:
             kept.append(header)
     unique = list(_unique(files, kept, result.findings))
     if result.modality in VOLUMES:
-        _plan_volumes(unique, least_slices, result)
+        _plan_volumes(unique, wanted.least_slices, result)
     else:
-        _plan_images(unique, result)
-    for header in segmentations:
-        if (header.study, header.references) in elsewhere:
-            result.findings.append(
-                _finding(header, "ignored", "modality", f"a segmentation of another modality; this cohort is {result.modality}")
-            )
-    here = [h for h in segmentations if (h.study, h.references) not in elsewhere]
-    _attach_segmentations(_unique(files, here, result.findings), result)
+        _plan_images(unique, wanted.frames, result)
     result.items.sort(key=lambda item: item.key)
+
+    here = []
+    for header in drawn:
+        named = {(header.study, uid) for uid, _ in header.references}
+        if named and named <= elsewhere:
+            reason = f"a segmentation of another modality; this cohort is {result.modality}"
+            result.findings.append(_finding(header, "ignored", "modality", reason))
+        else:
+            here.append(header)
+    alone = [members for group in series if (members := list(_unique(files, group, result.findings)))]
+    result.mask_classes, unpaired = attach(result.items, _unique(files, here, result.findings), alone, wanted.classes, wanted.mask_folders)
+    result.findings += unpaired
     return result
 
 
 def family(modality: str) -> str:
     return "CR" if modality in PROJECTIONS else modality
+
+
+def _pooled(header: Header, pool: dict[Any, Any]) -> Header:
+    """The same header with texts and tuples that others have too held once: what 200,000 headers from other processes cost is copies."""
+    planes = tuple(replace(p, **_shared(p, ("orientation", "spacing", "image_type", "phase", "size"), pool)) for p in header.planes)
+    names = tuple(f.name for f in fields(header) if f.name not in ("file", "sop_instance", "planes"))
+    return replace(header, planes=planes, **_shared(header, names, pool))
+
+
+def _shared(owner: Any, names: tuple[str, ...], pool: dict[Any, Any]) -> dict[str, Any]:
+    return {name: pool.setdefault((name, value := getattr(owner, name)), value) for name in names}
 
 
 def _chosen(images: list[Header], asked: str | None) -> str:
@@ -131,13 +141,15 @@ def _unique(files: Files, headers: Iterable[Header], findings: list[Finding]) ->
             findings.append(_finding(header, "ignored", "duplicate", "a copy of another file"))
 
 
-def _plan_images(headers: list[Header], result: Plan) -> None:
+def _plan_images(headers: list[Header], frames: Literal["refuse", "first", "all"], result: Plan) -> None:
     for header in headers:
-        if header.frames > 1:
-            reason = f"{header.frames} frames of modality {_code(header)}; only single images and CT, MR or PT volumes are read"
-            result.findings.append(_finding(header, "quarantined", "unsupported", reason))
+        if header.frames > 1 and frames == "refuse":
+            reason = (
+                f"{header.frames} frames of modality {_code(header)}; read the first or each as an image with frames=first or frames=all"
+            )
+            result.findings.append(_finding(header, "quarantined", "multi-frame", reason))
         else:
-            result.items.append(ImageItem(header))
+            result.items.append(ImageItem(header, header.frames if frames == "all" else 1))
 
 
 def _plan_volumes(headers: list[Header], least_slices: int, result: Plan) -> None:
@@ -161,28 +173,6 @@ def _plan_volumes(headers: list[Header], least_slices: int, result: Plan) -> Non
         for group in rejected:
             for name in dict.fromkeys(p.file for p in group.planes):
                 result.findings.append(_finding(of_file[name], group.outcome, group.check, group.reason))
-
-
-def _attach_segmentations(segmentations: Iterable[Header], result: Plan) -> None:
-    volumes: dict[tuple[str, str], list[int]] = defaultdict(list)
-    for index, item in enumerate(result.items):
-        volumes[item.header.study, item.header.series].append(index)
-    names: set[str] = set()
-    for header in sorted(segmentations, key=lambda h: h.sop_instance):
-        targets = volumes.get((header.study, header.references), [])
-        if not targets:
-            result.findings.append(_finding(header, "quarantined", "unpaired", "a segmentation of a series that is not among those read"))
-            continue
-        if isinstance(result.items[targets[0]], ImageItem):
-            result.findings.append(_finding(header, "quarantined", "unsupported", "a segmentation of single images, which have no volume"))
-            continue
-        names |= {name for _, name in header.segments}
-        for index in targets:
-            item = result.items[index]
-            assert isinstance(item, VolumeItem)
-            result.items[index] = VolumeItem(item.key, item.header, item.stack, (*item.segmentations, header))
-    if names:
-        result.mask_classes = ("background", *sorted(names))
 
 
 def _finding(header: Header, outcome: str, check: str, reason: str) -> Finding:

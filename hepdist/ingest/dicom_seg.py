@@ -1,56 +1,83 @@
-"""DICOM segmentations as class-index masks on an image's grid: placed by patient geometry, never by frame number."""
+"""DICOM segmentations as regions on an image's grid: placed by patient geometry in a volume, by SOP instance on a single image."""
 
 from __future__ import annotations
-
-from typing import Any, cast
 
 import highdicom
 import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.pixels import pack_bits
-from pydicom.uid import ExplicitVRLittleEndian
-from scipy.ndimage import affine_transform
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from hepdist.ingest.dicom_header import Header, Refused, quiet
-from hepdist.ingest.dicom_pixels import read_pixels
+from hepdist.ingest.dicom_header import functional_group
+from hepdist.ingest.dicom_pixels import decode, read_dataset
+from hepdist.ingest.dicom_refused import Refused, quiet
+from hepdist.ingest.dicom_regions import Region, placed
 from hepdist.ingest.dicom_series import Stack
 from hepdist.ingest.files import Files
 
-SAME_GRID = 0.2
-"""Voxels by which a segmentation's grid may be off the image's and still be copied voxel by voxel instead of resampled."""
+PLAIN = (ImplicitVRLittleEndian, ExplicitVRLittleEndian)
+BROKEN = "the segmentation breaks the DICOM standard or is no regular volume"
+LABELMAP = "LABELMAP"
 
 
-def read_mask(
-    files: Files, segmentations: tuple[Header, ...], stack: Stack, classes: tuple[str, ...]
-) -> tuple[np.ndarray, dict[str, Refused]]:
-    """uint8[D, H, W], index into `classes`, on the image's grid; and by file name why a segmentation could not be used.
-
-    Where segments overlap the smaller one is on top: a tumour inside its liver stays visible. Fractional segments count from
-    one half. A segmentation on another grid is resampled to the nearest voxel.
-    """
-    painted: list[tuple[np.ndarray, int]] = []
-    refused: dict[str, Refused] = {}
-    for header in segmentations:
-        try:
-            painted += [(voxels, classes.index(name)) for name, voxels in _segments(files, header, stack)]
-        except Refused as reason:
-            refused[header.file] = reason
-    mask = np.zeros(stack.shape, np.uint8)
-    for voxels, index in sorted(painted, key=lambda p: -len(p[0])):
-        mask.flat[voxels] = index
-    return mask, refused
-
-
-def _segments(files: Files, header: Header, stack: Stack) -> list[tuple[str, np.ndarray]]:
-    """Class name and flat voxel indices on the image's grid of each segment."""
-    dataset, pixels = read_pixels(files, header.file)
+def read_segmentation(files: Files, name: str, wanted: dict[int, int], stack: Stack) -> list[Region]:
+    """The segments `wanted` (number: class index) on the image's grid. Fractional segments count from one half. Raises Refused."""
+    dataset = read_dataset(files, name)
+    pixels = None if dataset.file_meta.get("TransferSyntaxUID") in PLAIN else decode(dataset)
+    found = []
     try:
         with quiet():
-            segmentation = highdicom.seg.Segmentation.from_dataset(_uncompressed(dataset, pixels), copy=False)
-            volumes = [(name, segmentation.get_volume(segment_numbers=[n], rescale_fractional=True)) for n, name in header.segments]
+            plain = dataset if pixels is None else _uncompressed(dataset, pixels)
+            segmentation = highdicom.seg.Segmentation.from_dataset(plain, copy=False)
+            for number, index in wanted.items():
+                volume = segmentation.get_volume(segment_numbers=[number], rescale_fractional=True)
+                found.append(placed(index, volume.array[..., 0] >= 0.5, volume.affine, stack))
+    except Refused:
+        raise
     except Exception:  # an object that breaks the standard can make the reader raise anything; the message may quote it
-        raise Refused("segmentation", "the segmentation breaks the DICOM standard or is no regular volume") from None
-    return [(name, _on_grid(volume.array[..., 0] >= 0.5, volume.affine, stack)) for name, volume in volumes]
+        raise Refused("segmentation", BROKEN) from None
+    return [region for region in found if region is not None]
+
+
+def read_image_segmentation(
+    files: Files, name: str, wanted: dict[int, int], instance: str, size: tuple[int, int]
+) -> list[tuple[int, np.ndarray]]:
+    """Class index and bool[H, W] of each frame that was drawn on one image. Raises Refused with 'geometry' where sizes differ."""
+    dataset = read_dataset(files, name)
+    pixels = decode(dataset)
+    frames = pixels[None] if pixels.ndim == 2 else pixels
+    try:
+        with quiet():
+            top = float(dataset.get("MaximumFractionalValue") or 1)
+            labels = str(dataset.get("SegmentationType")) == LABELMAP
+            here = [n for n in range(len(frames)) if _drawn_on(dataset, n) in ("", instance)]
+            if here and frames.shape[1:] != size:
+                raise Refused("geometry", f"a segmentation of {frames.shape[1:]} pixels of an image of {size}")
+            if labels:
+                return [(index, frames[n] == number) for n in here for number, index in wanted.items()]
+            numbered = [(_segment_number(dataset, n), frames[n] >= top / 2) for n in here]
+    except Refused:
+        raise
+    except Exception:
+        raise Refused("segmentation", BROKEN) from None
+    return [(wanted[number], voxels) for number, voxels in numbered if number in wanted]
+
+
+def _segment_number(dataset: Dataset, frame: int) -> int:
+    group = functional_group(dataset, frame, "SegmentIdentificationSequence")
+    return int(group.ReferencedSegmentNumber) if group is not None else 1
+
+
+def _drawn_on(dataset: Dataset, frame: int) -> str:
+    """The SOP instance that a frame was derived from; empty where it doesn't say and there is but one image that it can be."""
+    group = functional_group(dataset, frame, "DerivationImageSequence")
+    sources = group.get("SourceImageSequence") if group is not None else None
+    if sources:
+        return str(sources[0].ReferencedSOPInstanceUID)
+    instances = [i for series in dataset.get("ReferencedSeriesSequence") or () for i in series.get("ReferencedInstanceSequence") or ()]
+    if len(instances) > 1:
+        raise Refused("segmentation", "a segmentation of several images whose frames don't say which is whose")
+    return ""
 
 
 def _uncompressed(dataset: Dataset, pixels: np.ndarray) -> Dataset:
@@ -60,22 +87,3 @@ def _uncompressed(dataset: Dataset, pixels: np.ndarray) -> Dataset:
     dataset["PixelData"].is_undefined_length = False
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     return dataset
-
-
-def _on_grid(segment: np.ndarray, affine: np.ndarray, stack: Stack) -> np.ndarray:
-    """Flat indices of the image's voxels inside a segment bool[d, h, w] with its own affine (index to LPS mm)."""
-    to_image = np.linalg.inv(stack.affine) @ affine
-    whole = np.rint(to_image)
-    corners = np.array(
-        [(d, h, w, 1) for d in (0, segment.shape[0] - 1) for h in (0, segment.shape[1] - 1) for w in (0, segment.shape[2] - 1)]
-    )
-    if np.abs((to_image - whole) @ corners.T).max() < SAME_GRID and abs(abs(np.linalg.det(whole[:3, :3])) - 1) < 1e-6:
-        index = (whole[:3, :3] @ np.array(np.nonzero(segment)) + whole[:3, 3:]).astype(np.int64)
-        inside = ((index >= 0) & (index < np.array(stack.shape)[:, None])).all(axis=0)
-        return np.ravel_multi_index(cast(Any, tuple(index[:, inside])), stack.shape)
-    back = np.linalg.inv(to_image)
-    # 'grid-constant': with 'constant' a voxel that rounding puts a hair outside the first one would be lost
-    resampled = affine_transform(
-        segment.astype(np.uint8), back[:3, :3], back[:3, 3], output_shape=stack.shape, order=0, mode="grid-constant", prefilter=False
-    )
-    return np.flatnonzero(resampled)

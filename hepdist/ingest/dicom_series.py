@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import combinations
 
 import numpy as np
 
-from hepdist.ingest.dicom_header import PHASES, Plane, Refused
+from hepdist.ingest.dicom_header import PHASES, Plane
+from hepdist.ingest.dicom_refused import Refused
 
 SAME_DIRECTION = 1e-3
 """Largest difference of direction cosines within a volume: 0.06 degrees."""
@@ -152,20 +154,21 @@ def _same_kind(a: Plane, b: Plane) -> bool:
 
 
 def _separate(planes: list[Plane]) -> list[list[Plane]]:
-    """One part if the planes make a regular grid; else the parts by the first phase tag that makes each regular; else one part."""
+    """One part if the planes make a regular grid; else the parts by the first phase tag, or pair of them, that makes each regular."""
     if len(planes) < 3 or _regular(planes):
         return [planes]
-    for tag in range(len(PHASES)):
-        parts = _by_phase(planes, tag)
+    singles = [(tag,) for tag in range(len(PHASES))]
+    for tags in (*singles, *combinations(range(len(PHASES)), 2)):
+        parts = _by_phase(planes, tags)
         if len(parts) > 1 and max(map(len, parts)) > 2 and all(len(p) < 2 or _regular(p) for p in parts):
             return parts
     return [planes]
 
 
-def _by_phase(planes: list[Plane], tag: int) -> list[list[Plane]]:
-    parts: dict[str, list[Plane]] = {}
+def _by_phase(planes: list[Plane], tags: tuple[int, ...]) -> list[list[Plane]]:
+    parts: dict[tuple[str, ...], list[Plane]] = {}
     for plane in planes:
-        parts.setdefault(plane.phase[tag], []).append(plane)
+        parts.setdefault(tuple(plane.phase[tag] for tag in tags), []).append(plane)
     return [parts[value] for value in sorted(parts)]
 
 

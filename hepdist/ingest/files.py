@@ -1,71 +1,86 @@
-"""The files of a source, in a folder, a tar archive or alone, read by relative name; knows nothing of what they hold."""
+"""The files of a source by relative name, in a folder, a tar archive or alone, on this machine or at a URI; knows nothing of what they hold."""
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import lzma
-import os
-import shutil
-import tarfile
-import tempfile
-import threading
-from collections.abc import Callable
+import io
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from hepdist.errors import IngestError
+from hepdist.ingest.archives import Archive, Window, is_tar
+from hepdist.ingest.walk import walk
+from hepdist.place import Place, place_of
 
-COMPRESSED: dict[bytes, Callable[[Path], Any]] = {b"\x1f\x8b": gzip.GzipFile, b"\xfd7zXZ": lzma.LZMAFile}
+HEADER = 1 << 16
+"""Bytes that `open` reads at once: the header of nearly every DICOM file, and little of its pixels."""
 
 
 class Files:
-    """Relative names (posix, sorted) and their bytes. A hash is taken while a file is read, so that the audit costs no second pass."""
+    """Relative names (posix, sorted) and their bytes. A hash is taken while a file is read, so that the audit costs no second pass.
 
-    def __init__(self, source: str | Path):
-        self.path = Path(source)
+    Pickles without names and hashes: another process opens the source for itself, once it reads from it. Names that aren't
+    UTF-8 hold surrogates (os.fsdecode). A source that can't be reached raises StoreError wherever it is touched: that is no
+    fault of a file, which would go to the audit.
+    """
+
+    def __init__(self, source: str | Path) -> None:
+        """Raises IngestError where there is nothing, or a damaged archive."""
         self._hashes: dict[str, str] = {}
-        self._tar: tarfile.TarFile | None = None
-        self._members: dict[str, tarfile.TarInfo] = {}
-        self._lock = threading.Lock()
-        if self.path.is_dir():
-            self.root: Path | None = self.path
-            self.names = sorted(_walk(self.path))
-        elif not self.path.is_file():
-            raise IngestError(f"source '{source}' does not exist; give a folder, a tar archive or an .npz file")
-        elif tarfile.is_tarfile(self.path):
-            self.root = None
-            self._open_tar()
-            self.names = sorted(self._members)
-        else:
-            self.root = self.path.parent
-            self.names = [self.path.name]
+        self._names: list[str] | None = None
+        self._stamps: dict[str, str] = {}
+        self._skipped: list[tuple[str, str]] = []
+        self._place, self._alone = _locate(source)
+        packed = self._alone and is_tar(self._place, self._alone)
+        self._archive = Archive(self._place, self._alone) if packed else None
+        self._list()
+
+    @property
+    def names(self) -> list[str]:
+        """Of all files, sorted; hidden ones too."""
+        if self._names is None:
+            self._list()
+        assert self._names is not None
+        return self._names
+
+    @property
+    def skipped(self) -> list[tuple[str, str]]:
+        """Name and reason of what the source holds beside files: links in a circle, devices, folders and members that can't be read."""
+        self.names  # noqa: B018
+        return self._skipped
+
+    @property
+    def root(self) -> Path | None:
+        """The folder of this machine that the files lie in as they are; None in an archive or an object store."""
+        return None if self._archive is not None else self._place.folder
 
     def read(self, name: str) -> bytes:
         """All bytes of one file. Raises OSError where it can't be read."""
-        if self._tar is None:
-            assert self.root is not None
-            data = (self.root / name).read_bytes()
-        else:
-            with self._lock:  # one file position for all members
-                file = self._tar.extractfile(self._members[name])
-                assert file is not None
-                data = file.read()
-            if len(data) != self._members[name].size:
-                raise OSError("archive ends inside the file")
+        data = self._archive.read(name) if self._archive is not None else self._place.read(name)
         self._hashes[name] = hashlib.sha256(data).hexdigest()
         return data
+
+    def open(self, name: str, buffer: int = HEADER) -> IO[bytes]:
+        """One file for reading in any order, `buffer` bytes at once. Raises OSError where it can't be read."""
+        if self.root is not None:
+            return open(self.root / name, "rb", buffer)
+        if self._archive is not None:
+            return io.BufferedReader(Window(self._archive.read_at, *self._archive.members[name]), buffer)
+        file = self._place.open_input(name)
+
+        def fetch(size: int, offset: int) -> bytes:
+            with self._place.reaching():
+                return file.read_at(size, offset)
+
+        return io.BufferedReader(Window(fetch, 0, file.size()), buffer)
 
     def head(self, name: str, size: int) -> bytes:
         """The first bytes of a file; empty where it can't be read."""
         try:
-            if self._tar is None:
-                assert self.root is not None
-                with open(self.root / name, "rb") as file:
-                    return file.read(size)
-            with self._lock:
-                member = self._tar.extractfile(self._members[name])
-                return member.read(size) if member else b""
+            if self._archive is not None:
+                return self._archive.read(name, size)
+            with self.open(name, max(size, 1)) as file:
+                return file.read(size)
         except OSError:
             return b""
 
@@ -73,7 +88,7 @@ class Files:
         """Of the file's bytes; empty where it can't be read or isn't one of the source's files."""
         if name not in self._hashes:
             try:
-                if self._tar is None and self.root is not None:
+                if self.root is not None:
                     self._hashes[name] = _sha256(self.root / name)
                 else:
                     self.read(name)
@@ -81,42 +96,56 @@ class Files:
                 self._hashes[name] = ""
         return self._hashes[name]
 
+    def know(self, name: str, sha256: str) -> None:
+        """What another process found while it read the file."""
+        self._hashes[name] = sha256
+
+    def stamp(self, name: str) -> str:
+        """Differs once the file was written again: its size and time of change, or those of its archive and its place in it.
+
+        Raises OSError where the file isn't there.
+        """
+        if self._archive is not None:
+            offset, size = self._archive.members[name]
+            return f"{self._archive.stamp}-{offset}-{size}"
+        return self._stamps.get(name) or self._place.stamp(name)
+
+    def stamps(self) -> dict[str, str]:
+        """Of every file, without reading any; empty for one that vanished meanwhile."""
+        return {name: self._stamp_or_none(name) for name in self.names}
+
     def bytes(self) -> int:
-        """Of all files together."""
-        if self.root is None or not self.path.is_dir():
-            return self.path.stat().st_size
-        return sum(os.lstat(self.root / name).st_size for name in self.names)
+        """Of all files together, as they lie there; 0 for one that vanished meanwhile."""
+        if self._archive is not None:
+            return self._place.size(self._alone)
+        return sum(self._size_or_none(name) for name in self.names)
 
-    def stamps(self) -> str:
-        """What changes when any file of the source is changed, added or removed; no file is read for it."""
-        if self.root is None or not self.path.is_dir():
-            facts = self.path.stat()
-            return f"{self.path.name} {facts.st_size} {facts.st_mtime_ns}"
-        total = hashlib.sha256()
-        for name in self.names:
-            facts = os.lstat(self.root / name)
-            total.update(f"{name} {facts.st_size} {facts.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
-        return total.hexdigest()
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_names": None, "_hashes": {}, "_stamps": {}, "_skipped": []}
 
-    def _open_tar(self) -> None:
-        plain: IO[bytes]
-        with open(self.path, "rb") as file:
-            magic = file.read(6)
-        opener = next((o for m, o in COMPRESSED.items() if magic.startswith(m)), None)
-        try:  # the archive stays open for as long as this object lives
-            if opener is None:
-                plain = open(self.path, "rb")  # noqa: SIM115
-            else:  # members are read in any order, which a compressed archive answers by unpacking from its start each time
-                plain = tempfile.TemporaryFile()  # noqa: SIM115
-                with opener(self.path) as packed:
-                    shutil.copyfileobj(packed, plain, 1 << 20)
-                plain.seek(0)
-            self._tar = tarfile.open(fileobj=plain)  # noqa: SIM115
-            for member in self._tar:
-                if member.isfile():
-                    self._members[str(PurePosixPath(member.name))] = member
-        except (tarfile.TarError, OSError, EOFError, lzma.LZMAError) as error:
-            raise IngestError(f"source is not a whole tar archive ({type(error).__name__}); copy it again or unpack it") from None
+    def _list(self) -> None:
+        """Find the names. A store tells the stamps with them, so that asking for them costs nothing."""
+        if self._archive is not None:
+            self._names, self._skipped = list(self._archive.members), self._archive.skipped
+        elif self._alone:
+            self._names = [self._alone]
+        elif self._place.folder is not None:
+            self._names, self._skipped = walk(self._place.folder)
+        else:
+            self._stamps = dict(self._place.stamps())
+            self._names = sorted(self._stamps)
+
+    def _size_or_none(self, name: str) -> int:
+        try:
+            return self._place.size(name)
+        except OSError:
+            return 0
+
+    def _stamp_or_none(self, name: str) -> str:
+        try:
+            return self.stamp(name)
+        except OSError:
+            return ""
 
 
 def is_hidden(name: str) -> bool:
@@ -125,8 +154,24 @@ def is_hidden(name: str) -> bool:
     return any(p.startswith(".") or p in ("__MACOSX", "Thumbs.db", "desktop.ini") for p in parts)
 
 
-def _walk(root: Path) -> list[str]:
-    return [str(PurePosixPath(Path(folder, name).relative_to(root))) for folder, _, names in os.walk(root) for name in names]
+def _locate(source: str | Path) -> tuple[Place, str]:
+    """The folder of a source, and the name of the one file that it is, or ''."""
+    place = place_of(source)
+    if place.folder is not None:
+        if place.folder.is_dir():
+            return place, ""
+        parent: Place = place_of(place.folder.parent)
+        name = place.folder.name
+    else:
+        above, _, name = str(place).rpartition("/")
+        if above.endswith("/"):  # a bucket
+            return place, ""
+        parent = place_of(above)
+    if parent.exists(name):
+        return parent, name
+    if place.folder is None and next(place.names(), None) is not None:
+        return place, ""
+    raise IngestError(f"source '{source}' does not exist; give a folder, a tar archive or an .npz file")
 
 
 def _sha256(path: Path) -> str:

@@ -26,9 +26,10 @@ def refuse_existing(target: Path, overwrite: bool) -> None:
 
 def sign(spec: IngestSpec, files: Files, table: Path | None, names: Pseudonyms) -> str:
     """A salted digest of all that a cohort is made from: staged work of another version, other options or changed files is no use."""
-    stamps = "" if table is None else f"{table.stat().st_size} {table.stat().st_mtime_ns}"
+    stamp = "" if table is None else f"{table.stat().st_size} {table.stat().st_mtime_ns}"
     options = spec.model_dump_json(exclude={"overwrite", "workers"})
-    return names.of("signature", "\n".join([hepdist.__version__, str(SCHEMA_VERSION), options, stamps, files.stamps()]))
+    stamps = [f"{name} {found}" for name, found in files.stamps().items()]
+    return names.of("signature", "\n".join([hepdist.__version__, str(SCHEMA_VERSION), options, stamp, *stamps]))
 
 
 def open_part(target: Path, signature: str) -> Path:

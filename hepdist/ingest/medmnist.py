@@ -31,6 +31,8 @@ NAMES = {
     "adrenalmnist3d": ("normal", "hyperplasia"),
 }
 
+AT_A_TIME = 1 << 20
+"""Bytes of the archive that are read at once."""
 AT_ONCE = 500
 """Images of one item; an item skips those before it, which a compressed archive must unpack."""
 
@@ -50,9 +52,7 @@ class MedMNISTSource:
     mask_classes: tuple[str, ...] = ()
 
     def __init__(self, files: Files, spec: IngestSpec):
-        self._file = files.names[0]
-        assert files.root is not None
-        self._path = files.root / self._file
+        self._files, self._file = files, files.names[0]
         self._labels = {split: self._read_labels(split) for split in SPLITS}
         self.multilabel = any(labels.ndim == 2 for labels in self._labels.values())
         self.label_names = spec.label_names or self._names()
@@ -91,7 +91,7 @@ class MedMNISTSource:
     def _read_labels(self, split: str) -> np.ndarray:
         """int[n], or uint8[n, K] for multi-label."""
         try:
-            with zipfile.ZipFile(self._path) as archive, _member(archive, f"{split}_labels") as (file, shape, dtype):
+            with self._member(f"{split}_labels") as (file, shape, dtype):
                 if dtype.kind not in "iub" or len(shape) not in (1, 2):
                     raise IngestError(
                         f"source's array '{split}_labels' is {dtype}{list(shape)}; expected whole numbers (n,), (n, 1) or (n, K)"
@@ -107,7 +107,7 @@ class MedMNISTSource:
 
     def _images(self, split: str, first: int, last: int) -> Iterator[np.ndarray]:
         """The images [first, last) channel first, without holding the others: a 64^3 set unpacks to hundreds of megabytes."""
-        with zipfile.ZipFile(self._path) as archive, _member(archive, f"{split}_images") as (file, shape, dtype):
+        with self._member(f"{split}_images") as (file, shape, dtype):
             if len(shape) not in (3, 4) or dtype.kind not in "iuf" or len(self._labels[split]) != shape[0]:
                 raise ValueError(f"{split}_images is {dtype}{list(shape)}")
             size = math.prod(shape[1:]) * dtype.itemsize
@@ -119,19 +119,19 @@ class MedMNISTSource:
                 image = np.frombuffer(data, dtype).reshape(shape[1:])
                 yield np.moveaxis(image, -1, 0) if image.ndim == 3 and image.shape[-1] == 3 else image[None]
 
-
-@contextmanager
-def _member(archive: zipfile.ZipFile, name: str) -> Iterator[tuple[IO[bytes], tuple[int, ...], np.dtype]]:
-    """An array of the archive, open at its first value, with its shape and type; raises ValueError where it can't be that large."""
-    info = archive.getinfo(f"{name}.npy")
-    with archive.open(info) as file:
-        version = np.lib.format.read_magic(file)
-        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, fortran, dtype = read_header(file)
-        if fortran or dtype.hasobject or min(shape, default=0) < 0:
-            raise ValueError(f"{name} is {dtype}{list(shape)}")
-        if file.tell() + math.prod(shape) * dtype.itemsize != info.file_size:
-            raise EOFError  # the header promises more than the archive holds, or less
-        if math.prod(shape[1:]) * dtype.itemsize > LARGEST:
-            raise ValueError(f"{name} has images of more than {LARGEST} bytes")
-        yield file, shape, dtype
+    @contextmanager
+    def _member(self, name: str) -> Iterator[tuple[IO[bytes], tuple[int, ...], np.dtype]]:
+        """An array of the archive, open at its first value, with its shape and type; raises ValueError where it can't be that large."""
+        with self._files.open(self._file, AT_A_TIME) as packed, zipfile.ZipFile(packed) as archive:
+            info = archive.getinfo(f"{name}.npy")
+            with archive.open(info) as file:
+                version = np.lib.format.read_magic(file)
+                read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+                shape, fortran, dtype = read_header(file)
+                if fortran or dtype.hasobject or min(shape, default=0) < 0:
+                    raise ValueError(f"{name} is {dtype}{list(shape)}")
+                if file.tell() + math.prod(shape) * dtype.itemsize != info.file_size:
+                    raise EOFError  # the header promises more than the archive holds, or less
+                if math.prod(shape[1:]) * dtype.itemsize > LARGEST:
+                    raise ValueError(f"{name} has images of more than {LARGEST} bytes")
+                yield file, shape, dtype

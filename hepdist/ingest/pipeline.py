@@ -20,14 +20,15 @@ from hepdist.ingest.files import Files
 from hepdist.ingest.fit import fit_changes, misfits, plan_layout
 from hepdist.ingest.folder import open_part, publish, refuse_existing, sign
 from hepdist.ingest.join import join, table_path
-from hepdist.ingest.parallel import Each, processes
+from hepdist.ingest.parallel import Each, as_map, processes
 from hepdist.ingest.pseudonym import Pseudonyms, read_salt
 from hepdist.ingest.sample import Source
 from hepdist.ingest.spec import IngestSpec, parse_options
-from hepdist.ingest.split import assign, outside_their_split, unite_identical
+from hepdist.ingest.split import decide
 from hepdist.ingest.stage import Staged
 from hepdist.ingest.statistics import DRAWN, Moments, Part, counts, fingerprint, missing_shares, normalisation_of_emr
 from hepdist.ingest.unit import UnitReader, units_of
+from hepdist.ingest.unite import Record
 from hepdist.ingest.write import ShardWriter, plan_shards
 from hepdist.shards.manifest import SPLITS, EMRColumn, Manifest, Shard
 
@@ -46,7 +47,7 @@ def run(source: str, cohort: str, options: list[str], progress: Progress | None 
     files = Files(source)
     table, inside = table_path(files, spec)
     with processes(spec.workers or _processes_for(files)) as each:
-        reader = open_source(files, spec, skip=inside)
+        reader = open_source(files, spec, inside, as_map(each))
         if spec.label is not None and table is None and reader.kind != "images":
             raise IngestError(f"ingest key 'label' is '{spec.label}', a column, but there is no table; add emr=TABLE.csv")
         part = open_part(target, sign(spec, files, table, names))
@@ -105,7 +106,7 @@ class Build:
     def _read(self) -> list[Staged]:
         """All sound samples, staged on disk; everything else is in the audit."""
         units = units_of(self.source)
-        arguments = (self.source, self.files, self.names, self.stage, f"{time.time_ns():x}", False)
+        arguments = (self.source, self.files, self.names, self.stage, f"{time.time_ns():x}", self.spec.near_identical)
         outcomes, done = {}, 0
         for index, outcome in self.each(UnitReader, arguments, units):
             outcomes[index] = outcome
@@ -156,19 +157,15 @@ class Build:
 
     def _split(self, samples: list[Staged]) -> tuple[list[Staged], dict[str, object]]:
         """Every sample in the split of its patient, and the rule that decided it."""
-        merged = unite_identical(samples)
-        if not all(s.split for s in samples):
-            stratified = assign(samples, self.spec.split, self.names)
-            return samples, {"kind": "hash", "ratio": list(self.spec.split), "stratified": stratified, "patients_merged": merged}
-        reason = "the same patient or an identical image is in the official {} split"
-        outside = [(s, "duplicate-across-splits", reason.format(kept)) for s, kept in outside_their_split(samples)]
+        records = [_record(s) for s in samples]
+        found = decide(records, self.spec.split, self.names, self.spec.split_by, self.spec.near_identical)
+        reason = "the same patient or an identical image is in the {} split"
+        outside = [(samples[i], "duplicate-across-splits", reason.format(kept)) for i, kept in found.outside.items()]
         samples = self._without(samples, outside)
-        rule: dict[str, object] = {"kind": "official", "patients_merged": merged}
-        if not any(s.split == "val" for s in samples):
-            train = [s for s in samples if s.split == "train"]
-            ratio = (*self.spec.split[:2], 0)
-            rule |= {"val": "from train", "ratio": list(self.spec.split), "stratified": assign(train, ratio, self.names)}
-        return samples, rule
+        for sample in samples:
+            sample.person = found.leaders[sample.person]
+            sample.split = found.splits[sample.person]
+        return samples, found.rule
 
     def _write(self, samples: list[Staged], columns: Columns) -> list[tuple[Shard, Part]]:
         plans = [plan for split in SPLITS for plan in plan_shards(split, [s for s in samples if s.split == split], columns)]
@@ -220,6 +217,11 @@ class Build:
     def _quarantine(self, sample: Staged, check: str, reason: str) -> None:
         for row in rows_of(sample, "quarantined", check, reason):
             self.audit.add(row)
+
+
+def _record(sample: Staged) -> Record:
+    label = str(sample.labels) if sample.labels is not None else "" if sample.label is None else str(sample.label)
+    return Record(sample.person, sample.content, bytes.fromhex(sample.likeness), label, sample.split, sample.site, sample.day)
 
 
 def _geometry(samples: Sequence[Staged], masked: bool, changes: tuple[bool, bool]) -> tuple[str, ...]:

@@ -58,6 +58,11 @@ class IngestSpec(Spec):
     strangers; date: the oldest patients in train, the newest in test."""
     near_identical: bool = True
     """Patients who share an image that was encoded, resized or brightened anew count as one, as those of identical ones always do."""
+    mask_folders: str | None = None
+    """Regular expression on the folder of a DICOM series that holds a mask as slices of 0 and one other value; its first
+    group, else the folder's own name, is the class. None: folders named for masks, and 8-bit CT, MR or PET, that hold two values."""
+    frames: Literal["refuse", "first", "all"] = "refuse"
+    """What becomes of a multi-frame DICOM object that is no volume, such as a cine: quarantined, its first frame, or each as an image."""
     size: Annotated[tuple[PositiveInt, ...], Len(2, 3)] | None = None
     """Spatial shape of every image: H,W (resized, aspect kept, then padded) or D,H,W (cropped or padded about the
     centre). None: the common shape, or one that holds all volumes in multiples of 8."""
@@ -80,6 +85,15 @@ class IngestSpec(Spec):
     @classmethod
     def _commas(cls, value: Any) -> Any:
         return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
+
+    @field_validator("mask_folders")
+    @classmethod
+    def _an_expression(cls, value: str | None) -> str | None:
+        try:
+            re.compile(value or "")
+        except re.error as error:
+            raise ValueError(f"not a regular expression ({error})") from None
+        return value
 
     @field_validator("label_pattern", "patient_pattern", "mask_pattern")
     @classmethod

@@ -41,6 +41,8 @@ class Staged:
     mask: Place | None
     content: str
     """sha256 of dtype, shape and voxels; empty for an image of one value, which says nothing of who it is."""
+    likeness: str
+    """Hexadecimal; what near-identical images share (hepdist.ingest.likeness). Empty where it isn't asked for."""
     mask_values: tuple[int, ...]
     label: str | int | None
     """As the source writes it; the class index once classes are known."""
@@ -54,7 +56,7 @@ class Staged:
     files: tuple[tuple[str, str], ...]
     """(pseudonym, sha256) of each file that it came from."""
     day: int | None = None
-    """Of the study, days since 1970; for a split by date."""
+    """Of the study, as datetime.date.toordinal counts; for a split by date."""
     attributes: dict[str, str | float] = field(default_factory=dict)
     emr: dict[str, Any] = field(default_factory=dict)
 

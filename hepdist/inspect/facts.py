@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from hepdist.place import Place, place_of
 from hepdist.shards.format import decode
 from hepdist.shards.manifest import SPLITS, Manifest, damaged_shards
 
@@ -61,21 +62,21 @@ class Facts:
         return not self.damaged and not self.straddlers
 
 
-def gather(cohort: str | Path) -> Facts:
+def gather(cohort: str | Path | Place) -> Facts:
     """Check every shard's sha256, then read the plain columns of the intact ones. Raises CohortError where there is no cohort."""
-    folder = Path(cohort)
-    manifest = Manifest.load(folder)
-    damaged = tuple((shard.path, reason) for shard, reason in damaged_shards(folder, manifest))
+    place = place_of(cohort)
+    manifest = Manifest.load(place)
+    damaged = tuple((shard.path, reason) for shard, reason in damaged_shards(place, manifest))
     bad = {path for path, _ in damaged}
-    intact = {split: [folder / s.path for s in manifest.of(split) if s.path not in bad] for split in SPLITS if manifest.of(split)}
-    audit = pq.read_table(folder / AUDIT, columns=["outcome", "check", "reason"]) if (folder / AUDIT).is_file() else None
+    intact = {split: [s.path for s in manifest.of(split) if s.path not in bad] for split in SPLITS if manifest.of(split)}
+    audit = _read(place, AUDIT, ["outcome", "check", "reason"]) if place.exists(AUDIT) else None
     outcomes, left_out = _audit(audit)
-    return Facts(manifest, {split: _split(manifest, paths) for split, paths in intact.items()}, damaged, outcomes, left_out)
+    return Facts(manifest, {split: _split(place, manifest, names) for split, names in intact.items()}, damaged, outcomes, left_out)
 
 
-def _split(manifest: Manifest, paths: list[Path]) -> SplitFacts:
+def _split(place: Place, manifest: Manifest, names: list[str]) -> SplitFacts:
     columns = ["patient", "study", *(["label"] if manifest.label_names else []), *(["emr_missing"] if manifest.emr else [])]
-    tables = [pq.read_table(path, columns=columns) for path in paths]
+    tables = [_read(place, name, columns) for name in names]
     patients = frozenset(p for table in tables for p in table["patient"].to_pylist())
     studies = len({s for table in tables for s in table["study"].to_pylist() if s})
     rows = sum(table.num_rows for table in tables)
@@ -92,6 +93,11 @@ def _split(manifest: Manifest, paths: list[Path]) -> SplitFacts:
             classes += np.bincount(labels, minlength=len(classes))
             unlabelled += table.num_rows - len(labels)
     return SplitFacts(patients, studies, rows, dict(zip(manifest.label_names, classes.tolist(), strict=True)), unlabelled, missing)
+
+
+def _read(place: Place, name: str, columns: list[str]) -> pa.Table:
+    with place.reaching(), place.open_input(name) as file:
+        return pq.read_table(file, columns=columns)
 
 
 def _audit(audit: pa.Table | None) -> tuple[dict[str, int], tuple[tuple[str, str, str, int], ...]]:

@@ -11,6 +11,7 @@ from jinja2 import Environment, PackageLoader
 from hepdist.inspect.facts import Facts
 from hepdist.inspect.picture import COLOURS, data_uri, draw
 from hepdist.inspect.sections import sections
+from hepdist.place import Place, place_of
 from hepdist.shards.manifest import Manifest
 from hepdist.shards.read import SplitReader
 
@@ -32,21 +33,20 @@ class Gallery:
     pictures: tuple[Picture, ...]
 
 
-def write_page(cohort: str | Path, facts: Facts) -> Path:
-    """Write the page and return its path; needs nothing but itself to be shown. Damaged cohorts get their tables alone."""
-    manifest = facts.manifest
-    galleries = _galleries(Path(cohort), manifest) if "image" in manifest.fields and not facts.damaged else []
+def write_page(cohort: str | Path | Place, facts: Facts) -> str:
+    """Write the page and return its path or URI; needs nothing but itself to be shown. Damaged cohorts get their tables alone."""
+    place, manifest = place_of(cohort), facts.manifest
+    galleries = _galleries(place, manifest) if "image" in manifest.fields and not facts.damaged else []
     legend = list(zip(manifest.fields["mask"].classes[1:], COLOURS, strict=False)) if "mask" in manifest.fields else []
     environment = Environment(loader=PackageLoader("hepdist", "inspect"), autoescape=True)
     html = environment.get_template("page.html").render(
         title=manifest.name, sections=sections(facts), galleries=galleries, legend=legend, created_by=manifest.created_by
     )
-    path = Path(cohort) / PAGE
-    path.write_text(html, encoding="utf-8")
-    return path
+    place.write(PAGE, html.encode())
+    return f"{place}/{PAGE}"
 
 
-def _galleries(cohort: Path, manifest: Manifest) -> list[Gallery]:
+def _galleries(cohort: Place, manifest: Manifest) -> list[Gallery]:
     found = []
     for split in dict.fromkeys(shard.split for shard in manifest.shards):
         reader = SplitReader(cohort, manifest, split)

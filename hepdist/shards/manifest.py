@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from hepdist.errors import CohortError
+from hepdist.place import Place, place_of
 from hepdist.shards.format import TensorField
 
 SCHEMA_VERSION = 1
@@ -102,22 +103,21 @@ class Manifest:
         """The identity of the cohort: of the manifest, which holds the sha256 of every shard."""
         return hashlib.sha256(self.dump()).hexdigest()
 
-    def save(self, folder: Path) -> None:
-        """Written last and renamed into place: a folder with a manifest is a complete cohort."""
-        part = folder / f".{MANIFEST}.part"
-        part.write_bytes(self.dump())
-        part.rename(folder / MANIFEST)
+    def save(self, folder: str | Path | Place) -> None:
+        """Written last and all at once: a folder with a manifest is a complete cohort."""
+        place_of(folder).write(MANIFEST, self.dump())
 
     @classmethod
-    def load(cls, folder: str | Path) -> Manifest:
-        """Raises CohortError where there is no cohort, or one of another schema version."""
-        path = Path(folder) / MANIFEST
-        if not path.is_file():
-            raise CohortError(f"no cohort at '{folder}' (no {MANIFEST}); make one with: hepdist ingest SOURCE {folder}")
+    def load(cls, folder: str | Path | Place) -> Manifest:
+        """Raises CohortError where there is no cohort, or one of another schema version; StoreError where a store can't be asked."""
         try:
-            values = json.loads(path.read_bytes())
+            data = place_of(folder).read(MANIFEST)
+        except (FileNotFoundError, NotADirectoryError):
+            raise CohortError(f"no cohort at '{folder}' (no {MANIFEST}); make one with: hepdist ingest SOURCE {folder}") from None
+        try:
+            values = json.loads(data)
         except ValueError as error:
-            raise CohortError(f"manifest '{path}' is damaged ({error}); ingest the cohort again") from None
+            raise CohortError(f"manifest '{folder}/{MANIFEST}' is damaged ({error}); ingest the cohort again") from None
         if values.get("schema_version") != SCHEMA_VERSION:
             raise CohortError(
                 f"cohort '{folder}' has schema version {values.get('schema_version')}, this hepdist reads {SCHEMA_VERSION}; ingest it again"
@@ -129,24 +129,20 @@ class Manifest:
 
 
 def sha256_of(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256(file)
+    """Of a file on this machine."""
+    return place_of(path.parent).sha256(path.name)
 
 
-def _sha256(file: Any) -> str:  # Python 3.10 has no file_digest
-    total = hashlib.sha256()
-    for block in iter(lambda: file.read(1 << 20), b""):
-        total.update(block)
-    return total.hexdigest()
-
-
-def damaged_shards(folder: str | Path, manifest: Manifest) -> Iterator[tuple[Shard, str]]:
+def damaged_shards(folder: str | Path | Place, manifest: Manifest) -> Iterator[tuple[Shard, str]]:
     """The shards that are not what the manifest says, each with the reason."""
+    place = place_of(folder)
     for shard in manifest.shards:
-        path = Path(folder) / shard.path
-        if not path.is_file():
+        try:
+            size = place.size(shard.path)
+        except FileNotFoundError:
             yield shard, "missing"
-        elif path.stat().st_size != shard.bytes:
-            yield shard, f"{path.stat().st_size} bytes instead of {shard.bytes}"
-        elif sha256_of(path) != shard.sha256:
+            continue
+        if size != shard.bytes:
+            yield shard, f"{size} bytes instead of {shard.bytes}"
+        elif place.sha256(shard.path) != shard.sha256:
             yield shard, "sha256 differs"

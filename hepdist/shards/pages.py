@@ -19,17 +19,17 @@ VALUES, ENCODING = 1, 2
 """Fields of DataPageHeader: num_values, encoding."""
 
 
-def row_offsets(file: pq.ParquetFile, data: np.ndarray, group: int, column: str, nbytes: int) -> np.ndarray | None:
+def row_offsets(file: pq.ParquetFile, data: np.ndarray, group: int, column: str, nbytes: int, first_byte: int = 0) -> np.ndarray | None:
     """int64[rows]: the byte in `data` at which each row of a row group's column begins; None where it has to be decoded.
 
-    data: uint8[bytes of the file], mapped; nbytes: of one row.
+    data: uint8[bytes of the file], mapped, or a part of them from `first_byte` on; nbytes: of one row.
     """
     index = file.schema_arrow.get_field_index(column)  # shards have no nested columns: Arrow's and Parquet's columns agree
     chunk, kind = file.metadata.row_group(group).column(index), file.schema.column(index)
     plain = chunk.compression == "UNCOMPRESSED" and not chunk.has_dictionary_page
     if not plain or chunk.physical_type != "FIXED_LEN_BYTE_ARRAY" or kind.length != nbytes or kind.max_definition_level:
         return None
-    place, found = chunk.data_page_offset, []
+    place, found = chunk.data_page_offset - first_byte, []
     end = place + chunk.total_compressed_size
     while place < end:
         header, first = _struct(data, place)

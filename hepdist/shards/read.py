@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hepdist.errors import CohortError
+from hepdist.place import Place, place_of
+from hepdist.shards import fetch
 from hepdist.shards.format import TensorField, decode
 from hepdist.shards.manifest import MANIFEST, Manifest, Shard
 from hepdist.shards.pages import row_offsets
@@ -20,11 +24,17 @@ if TYPE_CHECKING:
     from hepdist.recipe import Recipe
 
 
-class SplitReader:
-    """The rows of one split of a cohort, numbered in manifest order from 0."""
+AHEAD = 4
+"""Row groups of a cohort in an object store that are asked for at once."""
+Found = dict[str, tuple[np.ndarray, np.ndarray]]
+"""Where a row group's values are, by column: bytes uint8[...], and int64[rows], the first byte of each row in them."""
 
-    def __init__(self, cohort: str | Path, manifest: Manifest, split: str) -> None:
-        self.cohort = Path(cohort)
+
+class SplitReader:
+    """The rows of one split of a cohort, numbered in manifest order from 0; the cohort's folder is local or in an object store."""
+
+    def __init__(self, cohort: str | Path | Place, manifest: Manifest, split: str) -> None:
+        self.place = place_of(cohort)
         self.manifest = manifest
         self.shards = manifest.of(split)
         self.groups = manifest.row_groups(split)
@@ -41,11 +51,11 @@ class SplitReader:
         """
         group_of = np.searchsorted(self.starts, rows, side="right") - 1
         out = {name: self._empty(name, len(rows)) for name in columns}
-        for group in np.unique(group_of):
+        for group, found in self._each(np.unique(group_of).tolist(), columns):
             place = np.flatnonzero(group_of == group)
             place = place[np.argsort(rows[place])]  # in file order: what is not in memory yet is read ahead by the system
             inside = rows[place] - self.starts[group]
-            for name, (data, offsets) in self._places(int(group), columns).items():
+            for name, (data, offsets) in found.items():
                 _copy(data, offsets[inside], out[name], place)
         return out
 
@@ -53,23 +63,49 @@ class SplitReader:
         """Plain columns (sample_id, patient, study, split, label) of the whole split, in row order."""
         if not self.shards:
             return pa.table({name: pa.array([], pa.string()) for name in columns})
-        return pa.concat_tables(
-            [pq.read_table(self.cohort / s.path, columns=list(columns)) for s in self.shards], promote_options="permissive"
-        )
+        return pa.concat_tables([self._table(shard, list(columns)) for shard in self.shards], promote_options="permissive")
 
-    def _places(self, group: int, columns: Sequence[str]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """Where a row group's values are, by column: bytes uint8[...], and int64[rows], the first byte of each row in them.
+    def _table(self, shard: Shard, columns: list[str]) -> pa.Table:
+        try:
+            with self.place.reaching(), self.place.open_input(shard.path) as file:
+                return pq.read_table(file, columns=columns)
+        except FileNotFoundError:
+            raise fetch.missing(shard) from None
 
-        Plain pages of tensors are left in the mapped shard; whatever else there is is decoded.
-        """
+    def _each(self, groups: list[int], columns: Sequence[str]) -> Iterator[tuple[int, Found]]:
+        """Each row group and its values, in order; those in an object store are fetched a few ahead."""
+        if self.place.folder is not None or len(groups) == 1:
+            yield from ((group, self._find(group, columns)) for group in groups)
+            return
+        with ThreadPoolExecutor(AHEAD) as pool:
+            waiting: deque[tuple[int, Future[Found]]] = deque()
+            for group in groups:
+                waiting.append((group, pool.submit(self._find, group, columns)))
+                if len(waiting) == AHEAD:
+                    done, found = waiting.popleft()
+                    yield done, found.result()
+            yield from ((group, found.result()) for group, found in waiting)
+
+    def _find(self, group: int, columns: Sequence[str]) -> Found:
+        """Plain pages of tensors are left in the mapped or fetched bytes; whatever else there is is decoded."""
         index, number, rows = (int(value) for value in self.groups[group])
         shard = self.shards[index]
-        path = self.cohort / shard.path
-        fields = self.manifest.fields
-        offsets = {name: _offsets(path, shard, number, name, fields[name].nbytes) for name in columns if name in fields}
-        found = {name: (_map(path, shard), places) for name, places in offsets.items() if places is not None}
+        tensors = {name: self.manifest.fields[name].nbytes for name in columns if name in self.manifest.fields}
+        found: Found = {}
+        if self.place.folder is not None:
+            path = self.place.folder / shard.path
+            offsets = {name: _offsets(path, shard, number, name, nbytes) for name, nbytes in tensors.items()}
+            found = {name: (_map(path, shard), places) for name, places in offsets.items() if places is not None}
+            file = _open(path, shard)
+        else:
+            file, part = fetch.row_group(self.place, shard, number, tuple(columns))
+            for name, nbytes in tensors.items():
+                data, first_byte = part.holding(file, number, name)
+                places = row_offsets(file, data, number, name, nbytes, first_byte)
+                if places is not None:
+                    found[name] = data, places
         if rest := [name for name in columns if name not in found]:
-            table = _open(path, shard).read_row_group(number, columns=rest, use_threads=False)
+            table = file.read_row_group(number, columns=rest, use_threads=False)
             found |= {name: _as_bytes(self._values(name, table.column(name))) for name in rest}
         for _, places in found.values():
             if len(places) != rows:
@@ -123,22 +159,25 @@ def _map(path: Path, shard: Shard) -> np.ndarray:
 def _open(path: Path, shard: Shard) -> pq.ParquetFile:
     """An open shard; kept open, since a footer is read again for every row group otherwise."""
     if not path.is_file():
-        raise CohortError(f"shard '{shard.path}' is missing; ingest the cohort again")
+        raise fetch.missing(shard)
     if path.stat().st_size != shard.bytes:
-        raise CohortError(f"shard '{shard.path}' has {path.stat().st_size} bytes instead of {shard.bytes}; ingest the cohort again")
+        raise fetch.resized(shard, path.stat().st_size)
     return pq.ParquetFile(path)  # pyarrow's own mapping takes 5 times as long for a small column beside a large one
 
 
 @lru_cache(maxsize=8)
-def _load(cohort: str, stamp: tuple[int, int]) -> Manifest:
+def _load(cohort: str, stamp: str) -> Manifest:
     return Manifest.load(cohort)
 
 
 def open_split(cohort: str, split: str) -> SplitReader:
     """A reader whose manifest is loaded once a process (and again if the file changes)."""
-    path = Path(cohort) / MANIFEST
-    stat = path.stat() if path.is_file() else None
-    return SplitReader(cohort, _load(str(cohort), (stat.st_mtime_ns, stat.st_size) if stat else (0, 0)), split)
+    place = place_of(cohort)
+    try:
+        stamp = place.stamp(MANIFEST)
+    except FileNotFoundError:
+        stamp = ""
+    return SplitReader(place, _load(cohort, stamp), split)
 
 
 def columns_of(recipe: Recipe, manifest: Manifest) -> tuple[str, ...]:

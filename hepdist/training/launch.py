@@ -11,6 +11,7 @@ import psutil
 
 from hepdist.cluster import connect
 from hepdist.ingest.check import check_cohort
+from hepdist.place import absolute
 from hepdist.recipe import Recipe
 from hepdist.shards.manifest import Manifest
 from hepdist.shards.plan import READER_CPUS
@@ -52,10 +53,6 @@ def train(recipe: Recipe, *, fresh: bool = False) -> Path:
 
 def with_absolute_paths(recipe: Recipe) -> Recipe:
     """The same recipe with paths that hold in another process's working folder; URIs are left alone."""
-
-    def absolute(path: str) -> str:
-        return path if "://" in path else str(Path(path).resolve())
-
     data = recipe.data.model_copy(update={"cohort": absolute(recipe.data.cohort)})
     return recipe.model_copy(update={"data": data, "runs": absolute(recipe.runs)})
 

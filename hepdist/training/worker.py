@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 
 from hepdist.augment import normalise
+from hepdist.place import absolute
 from hepdist.recipe import Recipe
 from hepdist.shards.manifest import Manifest
 from hepdist.shards.plan import Plan
@@ -32,7 +33,7 @@ from hepdist.training.saved_model import Signature, build_model, save_model
 def plan_of(recipe: Recipe, manifest: Manifest) -> Plan:
     """The run's plan: a pure function of the recipe and the manifest."""
     return Plan(
-        cohort=str(Path(recipe.data.cohort).resolve()),
+        cohort=absolute(recipe.data.cohort),
         columns=columns_of(recipe, manifest),
         train_group_rows=tuple(int(rows) for shard in manifest.of("train") for rows in shard.row_groups),
         val_rows=manifest.rows("val"),

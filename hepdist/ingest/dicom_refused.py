@@ -1,0 +1,36 @@
+"""How damaged or strange DICOM files are met: quietly, and with a refusal that names the problem instead of the patient."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pydicom
+
+LOGGERS = ("pydicom", "highdicom", "pylibjpeg", "openjpeg", "rle", "jpeg_ls")
+
+
+class Refused(Exception):
+    """Why a file or a series can't become a sample: an audit row's check and its reason, which quotes nothing from the file but geometry."""
+
+    def __init__(self, check: str, reason: str):
+        super().__init__(reason)
+        self.check, self.reason = check, reason
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Read what is written, without validation, warnings or log lines: these quote values, and values may be about a patient."""
+    loggers = [logging.getLogger(name) for name in LOGGERS]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL + 1)
+    try:
+        with warnings.catch_warnings(), pydicom.config.disable_value_validation():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
