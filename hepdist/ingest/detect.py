@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from hepdist.errors import IngestError
-from hepdist.ingest import images, medmnist, volumes
+from hepdist.ingest import images, medmnist, table, volumes
 from hepdist.ingest.files import Files, is_hidden
 from hepdist.ingest.sample import Source
 from hepdist.ingest.spec import IngestSpec
@@ -26,6 +26,8 @@ def open_source(files: Files, spec: IngestSpec, skip: frozenset[str] = frozenset
         raise IngestError("the source holds no files; give a folder or archive that does")
     if len(visible) == 1 and visible[0].lower().endswith(".npz"):
         return medmnist.MedMNISTSource(files, spec)
+    if table.is_table(files, spec, visible):
+        return table.TableSource(files, spec)
     if volumes.has_volumes(visible):
         return volumes.VolumeSource(files, spec, skip)
     pictures = [name for name in visible if images.is_picture(name)]
@@ -47,7 +49,7 @@ def open_source(files: Files, spec: IngestSpec, skip: frozenset[str] = frozenset
         return images.ImageSource(files, spec, skip)
     raise IngestError(
         "the source is of no known kind; give a DICOM folder, a MedMNIST .npz, NIfTI volumes with masks or a label table,"
-        " or images with masks, class folders, or a label table"
+        " images with masks, class folders or a label table, one EMR table, or FHIR resources"
     )
 
 

@@ -28,7 +28,8 @@ UNITS = {
     "umol_l": "µmol/L", "mmol_l": "mmol/L", "ng_ml": "ng/mL", "years": "years", "months": "months", "days": "days", "kg": "kg",
     "cm": "cm", "mmhg": "mmHg", "celsius": "°C", "percent": "%",
 }  # fmt: skip
-_BRACKETS = re.compile(r"^(.*\S)\s*[\[(]([^\[\]()]+)[\])]$")
+_BRACKETS = re.compile(r"^(.*?\S)\s*(?:\[((?:[^\[\]]|\[[^\[\]]*\])+)\]|\(([^()]+)\))$")
+_LIMIT = re.compile(r"^(?:[<>]=?|[≤≥])\s*(\S+)$")
 _DATE = re.compile(
     r"^\d{4}([-/.])\d{1,2}\1\d{1,2}([T ]\d{1,2}:\d{2}.*)?$|^\d{1,2}([-/.])\d{1,2}\3(\d{4}|\d{2})$|^[A-Za-z]{3,9} \d{1,2}, \d{4}$"
 )
@@ -44,14 +45,18 @@ def name_and_unit(header: str) -> tuple[str, str]:
     """'bilirubin [mg/dL]', 'bilirubin (mg/dL)' and 'bilirubin_mg_dl' give ('bilirubin', 'mg/dL'); no unit gives ''."""
     header = header.strip()
     if match := _BRACKETS.match(header):
-        return match[1], match[2].strip()
+        return match[1], (match[2] or match[3]).strip()  # UCUM's own brackets inside: [mm[Hg]]
     lower = header.lower()
     suffix = next((s for s in sorted(UNITS, key=len, reverse=True) if lower.endswith(f"_{s}")), None)
     return (header, "") if suffix is None else (header[: -len(suffix) - 1], UNITS[suffix])
 
 
 def is_missing(text: str, declared: frozenset[str] = frozenset()) -> bool:
-    return text.lower() in MISSING or text in declared
+    """declared: the table's own codes; 999 covers 999.0 too."""
+    if text.lower() in MISSING or text in declared:
+        return True
+    value = number(text) if declared else None
+    return value is not None and any(number(code) == value for code in declared)
 
 
 def number(text: str) -> float | None:
@@ -63,6 +68,12 @@ def number(text: str) -> float | None:
     return value if math.isfinite(value) else None
 
 
+def reading(text: str) -> tuple[float | None, bool]:
+    """The number that a text is or gives as a limit, and whether it is a limit: '<0.5' and '≥ 100' give (0.5, True) and (100.0, True)."""
+    beyond = _LIMIT.match(text)
+    return (number(beyond[1]), True) if beyond else (number(text), False)
+
+
 def in_order(values: Sequence[str]) -> tuple[str, ...]:
     """Each once: numbers by value, else negatives ('no', 'normal', '0') first and the rest by letter."""
     distinct = set(values)
@@ -72,8 +83,13 @@ def in_order(values: Sequence[str]) -> tuple[str, ...]:
     return tuple(sorted(distinct, key=lambda v: (v.lower() not in NEGATIVES, v.lower(), v)))
 
 
+def shared(texts: Sequence[str]) -> list[str]:
+    """The texts that occur more than once or are common words; any other could identify the one who has it."""
+    return [t for t, n in Counter(texts).items() if n > 1 or t.lower() in COMMON_WORDS]
+
+
 def describe(header: str, texts: Sequence[str]) -> EMRColumn | str:
-    """The feature that a column is, or the reason why it is none. texts: the values that are there.
+    """The feature that a column is, or the reason why it is none. texts: the values that are there, each once a patient.
 
     A category is a text that repeats: more than 20 different values, or different ones in most rows, are free text. A value that
     one row alone holds becomes missing unless it is a common word: it could identify a person and nothing can be learnt from it.
@@ -83,15 +99,14 @@ def describe(header: str, texts: Sequence[str]) -> EMRColumn | str:
     if not texts:
         return "it holds no values"
     name, unit = name_and_unit(header)
-    numbers = sum(number(t) is not None for t in texts)
+    numbers = sum(reading(t)[0] is not None for t in texts)
     if numbers >= MOSTLY_NUMBERS * len(texts):
         return EMRColumn(name, "number", unit)
     if sum(bool(_DATE.match(t)) for t in texts) > len(texts) / 2:
         return "it holds dates"
-    counts = Counter(texts)
-    if len(counts) > max(3, min(MOST_CATEGORIES, len(texts) / 2)):
+    if len(set(texts)) > max(3, min(MOST_CATEGORIES, len(texts) / 2)):
         return "it holds free text"
-    kept = [t for t, n in counts.items() if n > 1 or t.lower() in COMMON_WORDS]
+    kept = shared(texts)
     if len(kept) < 2:
         return "it holds one value only" if kept else "it holds free text"
     return EMRColumn(name, "category", unit, in_order(kept))

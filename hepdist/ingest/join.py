@@ -1,12 +1,16 @@
-"""EMR rows to images by patient: values and labels onto samples, and findings about rows that no image belongs to."""
+"""EMR rows to images by the key of patient, study or image: whose values are whose, and findings about rows that no image belongs to."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 
 from hepdist.errors import IngestError
 from hepdist.ingest.emr import EMRTable, read_table
+from hepdist.ingest.emr_dictionary import load_dictionary
+from hepdist.ingest.fhir import is_fhir
 from hepdist.ingest.files import Files
 from hepdist.ingest.pseudonym import Pseudonyms
 from hepdist.ingest.sample import Finding
@@ -14,41 +18,127 @@ from hepdist.ingest.spec import IngestSpec
 from hepdist.ingest.stage import Staged
 from hepdist.shards.manifest import sha256_of
 
+KINDS = {"patient": "patient", "study": "study", "image": "sample"}
+"""What pseudonyms of each kind of key are made of."""
+
+
+@dataclass(frozen=True)
+class Match:
+    """Which row of an EMR table belongs to which sample. Keys are the table's raw ones: they may not leave ingest."""
+
+    rows: dict[str, str]
+    """Key of the row by sample id, for samples that have one."""
+    unmatched: tuple[str, ...]
+    """Keys of rows that no sample belongs to, in the order of the table."""
+    findings: list[Finding]
+    """About those rows, and about rows that several images answer to."""
+
 
 def table_path(files: Files, spec: IngestSpec) -> tuple[Path | None, frozenset[str]]:
-    """Where the EMR table is, and its name inside the source where it lies there. Raises IngestError where it is nowhere."""
+    """Where the EMR table is, and the names inside the source of its files where they lie there. Raises IngestError where it is nowhere."""
     if spec.emr is None:
         return None, frozenset()
     inside = files.root / spec.emr if files.root is not None else None
-    path = Path(spec.emr) if Path(spec.emr).is_file() else inside
-    if path is None or not path.is_file():
-        raise IngestError(f"ingest key 'emr' is '{spec.emr}', which is no file; give the path of a CSV, TSV, Parquet or Excel table")
-    if files.root is not None and path.resolve().is_relative_to(files.root.resolve()):
-        return path, frozenset({path.resolve().relative_to(files.root.resolve()).as_posix()})
-    return path, frozenset()
+    path = next((p for p in (Path(spec.emr), inside) if p is not None and (p.is_file() or is_fhir(p))), None)
+    if path is None:
+        raise IngestError(
+            f"ingest key 'emr' is '{spec.emr}', which is no table; give the path of a CSV, TSV, Parquet or Excel file, or of FHIR resources"
+        )
+    root = files.root.resolve() if files.root is not None else None
+    members = [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]
+    found = [p.resolve() for p in members]
+    return path, frozenset(p.relative_to(root).as_posix() for p in found if root is not None and p.is_relative_to(root))
+
+
+def read_emr(path: Path, spec: IngestSpec, keep_texts: Sequence[str] = (), by_row: bool = False) -> EMRTable:
+    """The table as the options say. keep_texts, by_row: see `read_table`."""
+    return read_table(
+        path,
+        patient_key={"patient": spec.patient_key, "image": spec.file_key}.get(spec.emr_key),
+        label=spec.label,
+        columns=spec.emr_columns,
+        drop=spec.emr_drop,
+        header=spec.emr_header,
+        missing=spec.emr_missing,
+        unlabelled=spec.unlabelled,
+        time=spec.emr_time,
+        dictionary=load_dictionary(spec.emr_dictionary) if spec.emr_dictionary is not None else None,
+        keep_texts=keep_texts,
+        kind=spec.emr_key,
+        by_row=by_row,
+    )
+
+
+def file_findings(table: EMRTable, name: str) -> list[Finding]:
+    """One about each file of the table that was read whole. name: of the table in the audit, in place of its file's or folder's."""
+    told = {finding.file for finding in table.findings}
+    alone = len(table.files) == 1
+    reason = "no column names the patient, so each row is one" if table.by_row else ""
+    return [
+        Finding(name if alone else f"{name}/{file}", "ingested", "", reason, sha256=sha256_of(path))
+        for file, path in table.files.items()
+        if file not in told
+    ]
+
+
+def image_names(key: str) -> tuple[str, ...]:
+    """What a table may call an image: its key, and where that is a path, the file name with and without its suffix."""
+    path = PurePosixPath(key)
+    return tuple(dict.fromkeys((key, path.name, path.stem)))
+
+
+def match(
+    table: EMRTable,
+    names: Mapping[str, Sequence[str]],
+    pseudonym: Callable[[str, str], str],
+    *,
+    kind: str = "patient",
+    file: str = "emr",
+    keep_unmatched: bool = False,
+) -> Match:
+    """Find the row of each sample by pseudonyms alone.
+
+    names: of each sample id the pseudonyms a row may name it by: of its patient, its study, or its `image_names`, the most exact
+    first. kind: 'patient', 'study' or 'image'. file: the table's name in findings. keep_unmatched: rows that no sample belongs to
+    become samples without an image, so that nothing is to be said of them. Raises IngestError where no row belongs to any sample.
+    """
+    raw = {pseudonym(KINDS[kind], key): key for key in table.rows}
+    samples: dict[str, list[str]] = defaultdict(list)
+    for sample, called in names.items():
+        named = next((name for name in called if name in raw), None)
+        if named is not None:
+            samples[named].append(sample)
+    findings, rows = [], {}
+    for name, those in samples.items():
+        if kind == "image" and len(those) > 1:  # two folders hold a file of this name
+            where = f"{file}#{table.row_of(raw[name])}"
+            findings.append(Finding(where, "quarantined", "ambiguous", "the row names several images of the source"))
+        else:
+            rows.update(dict.fromkeys(those, raw[name]))
+    if not rows:
+        raise IngestError(
+            f"no row of the EMR table belongs to {'an image' if kind == 'image' else f'a {kind} of the images'};"
+            f" name its {kind} column with {'file_key' if kind == 'image' else 'patient_key'}=COLUMN"
+        )
+    unmatched = tuple(key for name, key in raw.items() if name not in samples)
+    for key in () if keep_unmatched else unmatched:
+        reason = f"no image belongs to the {kind} of this row"
+        findings.append(Finding(f"{file}#{table.row_of(key)}", "quarantined", f"unknown-{kind}", reason))
+    return Match(rows, unmatched, findings)
 
 
 def join(samples: Sequence[Staged], path: Path, spec: IngestSpec, name: str, names: Pseudonyms) -> tuple[EMRTable, list[Finding]]:
-    """Give each sample its patient's EMR values and, where `label` names a column, its label.
+    """Give each sample its EMR values and, where `label` names a column, its label.
 
     A patient without a row keeps images, with every value missing; a row without an image goes to the audit.
     name: of the table in the audit. Raises IngestError where no row belongs to any image.
     """
-    table = read_table(
-        path, patient_key=spec.patient_key, label=spec.label, columns=spec.emr_columns, missing=spec.emr_missing, unlabelled=spec.unlabelled
-    )
-    patients = {sample.patient for sample in samples}
-    keys = {names.of("patient", raw): raw for raw in table.rows}
-    if not patients & keys.keys():
-        raise IngestError("no row of the EMR table belongs to a patient of the images; name its patient column with patient_key=COLUMN")
+    table = read_emr(path, spec)
+    called = {s.sample_id: ({"patient": s.patient, "study": s.study, "image": s.sample_id}[spec.emr_key],) for s in samples}
+    found = match(table, called, names.of, kind=spec.emr_key, file=path.name, keep_unmatched=spec.keep_unmatched)
     for sample in samples:
-        raw = keys.get(sample.patient, "")
-        sample.emr = dict(table.rows.get(raw, {}))
+        key = found.rows.get(sample.sample_id, "")
+        sample.emr = dict(table.rows.get(key, {}))
         if spec.label is not None and sample.label is None:
-            sample.label = table.labels.get(raw)
-    findings = [Finding(name, "ingested", sha256=sha256_of(path)), *table.findings]
-    for patient in (raw for key, raw in keys.items() if key not in patients):
-        findings.append(
-            Finding(f"{path.name}#{table.row_of(patient)}", "quarantined", "unknown-patient", "no image belongs to the patient of this row")
-        )
-    return table, findings
+            sample.label = table.labels.get(key)
+    return table, [*file_findings(table, name), *table.findings, *found.findings]

@@ -14,7 +14,7 @@ from hepdist.spec import Spec, known_keys, parse, unknown_key
 
 class IngestSpec(Spec):
     emr: str | None = None
-    """Table of EMR rows (CSV), joined to the images by patient."""
+    """Table of EMR rows (CSV, TSV, Parquet, Excel) or FHIR resources, joined to the images by `emr_key`."""
     emr_columns: tuple[str, ...] = ()
     """Columns of the EMR table to keep as features; empty: all that can be one."""
     emr_missing: tuple[str, ...] = ()
@@ -63,6 +63,20 @@ class IngestSpec(Spec):
     group, else the folder's own name, is the class. None: folders named for masks, and 8-bit CT, MR or PET, that hold two values."""
     frames: Literal["refuse", "first", "all"] = "refuse"
     """What becomes of a multi-frame DICOM object that is no volume, such as a cine: quarantined, its first frame, or each as an image."""
+    emr_dictionary: str | None = None
+    """YAML file that declares the EMR table's columns: type, unit, range, missing codes, categories; None: inferred."""
+    emr_header: tuple[str, ...] = ()
+    """Column names of an EMR table that has no header."""
+    emr_key: Literal["patient", "study", "image"] = "patient"
+    """What a row of the EMR table is of; its column is named by patient_key, by file_key for images, or in the dictionary."""
+    emr_time: str | None = None
+    """Column of the EMR table with the day or date of a visit, or 'none'; None: one of such a name, where patients have several rows."""
+    emr_visits: PositiveInt | None = None
+    """Visits kept of each patient, the last ones; None: the 95th percentile of their numbers."""
+    emr_drop: tuple[str, ...] = ()
+    """Columns of the EMR table to leave out, such as the follow-up that tells the label."""
+    keep_unmatched: bool = False
+    """Keep EMR rows that no image belongs to, as rows without an image."""
     size: Annotated[tuple[PositiveInt, ...], Len(2, 3)] | None = None
     """Spatial shape of every image: H,W (resized, aspect kept, then padded) or D,H,W (cropped or padded about the
     centre). None: the common shape, or one that holds all volumes in multiples of 8."""
@@ -81,7 +95,19 @@ class IngestSpec(Spec):
     overwrite: bool = False
     """Replace a cohort that is already there."""
 
-    @field_validator("emr_columns", "emr_missing", "label_names", "unlabelled", "classes", "size", "spacing", "split", mode="before")
+    @field_validator(
+        "emr_columns",
+        "emr_missing",
+        "emr_header",
+        "emr_drop",
+        "label_names",
+        "unlabelled",
+        "classes",
+        "size",
+        "spacing",
+        "split",
+        mode="before",
+    )
     @classmethod
     def _commas(cls, value: Any) -> Any:
         return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value

@@ -44,11 +44,14 @@ class EMRColumn:
 
     name: str
     kind: str
-    """'number' or 'category'; a category is stored as its index in `categories`."""
+    """'number', 'category' or 'ordinal'; the last two are stored as the index in `categories`, which an ordinal has in order."""
     unit: str = ""
     categories: tuple[str, ...] = ()
     missing_share: float = 0.0
     """Share of all rows without a value."""
+    low: float | None = None
+    """In `unit`; smaller values were taken as missing at ingest, as were those above `high`. None: no limit."""
+    high: float | None = None
 
 
 @dataclass(frozen=True)

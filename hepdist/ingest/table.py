@@ -1,0 +1,62 @@
+"""An EMR table or FHIR resources as the whole source: samples without an image, one a patient; their values are in `TableSource.table`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from hepdist.ingest.emr_read import TABLE_KINDS
+from hepdist.ingest.fhir import FHIR_KINDS, is_fhir
+from hepdist.ingest.files import Files, is_hidden
+from hepdist.ingest.join import file_findings, read_emr
+from hepdist.ingest.sample import Finding, Sample
+from hepdist.ingest.spec import IngestSpec
+
+AT_ONCE = 1000
+"""Patients of one item."""
+UNSURE = (".txt", ".data")
+"""Files of these names are tables where an option says so."""
+
+
+class TableSource:
+    """A CSV, TSV, Parquet or Excel file, or FHIR files; see `hepdist.ingest.emr.read_table`. Where no column names the patient, each row is one."""
+
+    kind = "table"
+    mask_classes: tuple[str, ...] = ()
+    multilabel = False
+
+    def __init__(self, files: Files, spec: IngestSpec, keep_texts: Sequence[str] = ()):
+        """keep_texts: columns of text that label rules need; they are in `table.texts`."""
+        path = _path(files)
+        self.table = read_emr(path, spec, keep_texts, by_row=True)
+        self.label_names = self.table.label_names
+        hidden = [Finding(name, "ignored", "hidden-file", "left by an operating system") for name in files.names if is_hidden(name)]
+        self.findings: Sequence[Finding] = [*file_findings(self.table, path.name), *self.table.findings, *hidden]
+        told = [(patient, self.table.labels.get(patient)) for patient in self.table.rows]
+        self.items = [tuple(told[n : n + AT_ONCE]) for n in range(0, len(told), AT_ONCE)]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What travels to a reading process: nothing, since an item is all that `read` needs."""
+        return {"label_names": self.label_names}
+
+    def read(self, item: tuple[tuple[str, str | None], ...]) -> Iterator[Sample | Finding]:
+        for patient, label in item:
+            yield Sample(key=patient, patient=patient, label=label)
+
+
+def is_table(files: Files, spec: IngestSpec, visible: Sequence[str]) -> bool:
+    """Whether the source is one table file, or FHIR files and nothing else, on this machine. visible: the names that aren't hidden."""
+    if files.root is None or spec.emr is not None:
+        return False
+    if len(visible) == 1 and visible[0].lower().endswith(TABLE_KINDS):
+        declared = spec.emr_dictionary is not None or bool(spec.emr_header)
+        return declared or not visible[0].lower().endswith(UNSURE)  # a .txt can be anything
+    return all(name.lower().endswith(FHIR_KINDS) for name in visible) and is_fhir(_path(files))
+
+
+def _path(files: Files) -> Path:
+    """Of the one file, else of the folder of FHIR files."""
+    assert files.root is not None
+    visible = [name for name in files.names if not is_hidden(name)]
+    return files.root / visible[0] if len(visible) == 1 else files.root
