@@ -1,8 +1,7 @@
-"""How patients are dealt to splits and samples are brought to one shape: pure decisions, checked against exact counts and MONAI."""
+"""How samples are brought to one shape: pure decisions, checked against exact counts and MONAI."""
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -10,12 +9,8 @@ import pytest
 
 from hepdist.ingest.classes import name_labels, name_mask_classes
 from hepdist.ingest.fit import Layout, crop_or_pad, fit, misfits, plan_layout
-from hepdist.ingest.pseudonym import Pseudonyms
 from hepdist.ingest.spec import IngestSpec
-from hepdist.ingest.split import assign, largest_remainder, outside_their_split, unite_identical
 from hepdist.ingest.stage import Place, Staged
-
-NAMES = Pseudonyms(b"a salt for tests, 32 bytes long.")
 
 
 def staged(number: int, **facts) -> Staged:
@@ -28,59 +23,6 @@ def staged(number: int, **facts) -> Staged:
         spacing=None, affine=None, unit="raw", files=(),
     )  # fmt: skip
     return replace(plain, **facts)
-
-
-@pytest.mark.parametrize(("patients", "expected"), [(220, (132, 44, 44)), (11, (7, 2, 2)), (10, (6, 2, 2)), (3, (2, 1, 0)), (1, (1, 0, 0))])
-def test_shares_of_patients_are_exact(patients, expected):
-    samples = [staged(i) for i in range(patients)]
-    assert assign(samples, (6, 2, 2), NAMES) is False
-    assert tuple(Counter(s.split for s in samples)[split] for split in ("train", "val", "test")) == expected
-
-
-def test_every_class_is_dealt_in_the_same_shares_and_the_total_stays_exact():
-    samples = [staged(i, label="abbcccddddddd"[i % 13]) for i in range(400)]
-    assert assign(samples, (6, 2, 2), NAMES) is True
-    assert Counter(s.split for s in samples) == {"train": 240, "val": 80, "test": 80}
-    for label, total in Counter(s.label for s in samples).items():
-        dealt = Counter(s.split for s in samples if s.label == label)
-        for split, share in (("train", 0.6), ("val", 0.2), ("test", 0.2)):
-            assert abs(dealt[split] - share * total) <= 1
-
-
-def test_the_split_depends_on_the_patient_not_on_the_order_of_files():
-    samples = [staged(i, person=f"p{i // 3}", label=str(i % 2)) for i in range(90)]
-    assign(samples, (6, 2, 2), NAMES)
-    before = {s.sample_id: s.split for s in samples}
-    shuffled = [replace(s, split="") for s in samples]
-    np.random.default_rng(0).shuffle(shuffled)
-    assign(shuffled, (6, 2, 2), NAMES)
-    assert {s.sample_id: s.split for s in shuffled} == before
-    assert all(len({s.split for s in samples if s.person == f"p{p}"}) == 1 for p in range(30))
-
-
-def test_chains_of_identical_images_unite_all_their_patients():
-    samples = [staged(0, content="x"), staged(1, content="x"), staged(2, content="y"), staged(3, person="p00001", content="y"), staged(4)]
-    assert unite_identical(samples) == 2
-    assert [s.person for s in samples] == ["p00000"] * 4 + ["p00004"]
-
-
-def test_images_of_one_value_unite_nobody():
-    samples = [staged(0, content=""), staged(1, content="")]
-    assert unite_identical(samples) == 0
-
-
-def test_of_official_splits_the_test_copy_stays_then_the_validation_copy():
-    samples = [
-        staged(i, person=p, split=s)
-        for i, (p, s) in enumerate([("a", "train"), ("a", "test"), ("b", "train"), ("b", "val"), ("c", "train")])
-    ]
-    assert [(s.sample_id[-1], kept) for s, kept in outside_their_split(samples)] == [("0", "test"), ("2", "val")]
-
-
-def test_largest_remainder_sums_to_the_total_even_with_a_debt():
-    assert largest_remainder([0.6, 0.2, 0.2], 1) == [1, 0, 0]
-    assert largest_remainder([1.8, 0.6, 0.6], 3) == [2, 1, 0]
-    assert largest_remainder([2.2, -0.4, 0.2], 2) == [2, 0, 0]
 
 
 def test_volumes_of_near_sizes_are_held_whole_in_multiples_of_8_and_one_outlier_is_not():

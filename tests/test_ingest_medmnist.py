@@ -50,7 +50,7 @@ def write_npz(path: Path, shape: tuple[int, ...], rows=(12, 4, 4), labels=None, 
 )
 def test_real_sets_keep_their_official_splits_but_for_training_images_that_are_scored(shared_data, tmp_path, name, rows, classes):
     source = shared_data / "medmnist" / f"{name}.npz"
-    manifest = ingest(str(source), str(tmp_path / "cohort"))
+    manifest = ingest(str(source), str(tmp_path / "cohort"), ["near_identical=false"])
     assert tuple(manifest.rows(split) for split in SPLITS) == rows
     assert manifest.counts["test"]["classes"] == classes
     assert manifest.split_rule["kind"] == "official"
@@ -66,6 +66,13 @@ def test_real_sets_keep_their_official_splits_but_for_training_images_that_are_s
     audit = pq.read_table(tmp_path / "cohort/audit.parquet")
     quarantined = audit["check"].to_pylist().count("duplicate-across-splits")
     assert quarantined + sum(rows) == total
+
+
+def test_ultrasounds_that_differ_in_a_grey_value_or_two_are_never_trained_on_and_scored(shared_data, tmp_path):
+    manifest = ingest(str(shared_data / "medmnist/breastmnist.npz"), str(tmp_path / "cohort"))
+    # 80 training images of BreastMNIST show the same frame as a validation or test image, 5 validation images that of a test image
+    assert tuple(manifest.rows(split) for split in SPLITS) == (546 - 82, 78 - 5, 156)
+    assert manifest.counts["audit"]["duplicate-across-splits"] == 87
 
 
 @pytest.mark.slow

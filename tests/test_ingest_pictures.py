@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+import struct
 import tarfile
+import zlib
 from collections import Counter
 from pathlib import Path
 
@@ -60,9 +62,9 @@ def test_covid_images_are_joined_with_their_rows_and_todo_stays_a_word_for_unlab
     assert sum(s.label in IngestSpec().unlabelled for s in samples) == 24
     assert len({s.key for s in samples}) == 116
     assert Counter((f.outcome, f.check) for f in findings) == {("ignored", "mask-unused"): 49}
-    dated = {r["filename"] for r in rows if r["date"]}
-    assert {Path(s.files[0]).name for s in samples if s.date} <= dated
-    assert sum(s.date is not None for s in samples) >= 100
+    # 'January 25, 2020' and '2020' are days; '03/09/20', which may be two, is none
+    assert {Path(s.files[0]).name for s in samples if s.date} <= {r["filename"] for r in rows if r["date"]}
+    assert sum(s.date is not None for s in samples) == 75
 
 
 def test_covid_grey_rgb_and_rgba_files_are_one_grey_channel_as_pillow_makes_it(shared_data, covid):
@@ -160,13 +162,14 @@ def test_pages_and_frames_are_refused_not_cut_to_the_first():
 
 
 def test_a_bomb_is_refused_by_its_header_and_a_program_is_no_picture():
-    header = encoded(Image.new("1", (60_000, 60_000)))
-    assert len(header) < 1 << 20
+    small = bytearray(encoded(Image.new("1", (8, 8))))
+    small[16:24] = struct.pack(">II", 60_000, 60_000)  # IHDR: width, height
+    small[29:33] = struct.pack(">I", zlib.crc32(small[12:29]))
     with pytest.raises(UnreadablePicture, match="has more than 89478485 pixels") as refused:
-        grey(header)
+        grey(bytes(small))
     assert refused.value.check == "unsupported"
     text = PngImagePlugin.PngInfo()
-    text.add_text("note", "x" * (80 << 20), zip=True)
+    text.add_text("note", "x" * (4 << 20), zip=True)
     with pytest.raises(UnreadablePicture):
         grey(encoded(Image.fromarray(LUMA), pnginfo=text))
     with pytest.raises(UnreadablePicture) as program:

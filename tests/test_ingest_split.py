@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hepdist.errors import IngestError
 from hepdist.ingest.likeness import likeness_of
 from hepdist.ingest.pseudonym import Pseudonyms
-from hepdist.ingest.split import decide
+from hepdist.ingest.split import decide, largest_remainder
 from hepdist.ingest.unite import Record, united
 from hepdist.shards.manifest import SPLITS
 
@@ -90,6 +90,34 @@ def test_adding_persons_never_moves_old_ones_and_keeps_the_ratio(old, new, by):
         counts = Counter(after.values())
         total = len(old) + len(new)
         assert all(abs(counts[s] - total * part / 10) < 2.5 for part, s in zip(RATIO, SPLITS, strict=True))
+
+
+@pytest.mark.parametrize(("patients", "expected"), [(220, (132, 44, 44)), (11, (7, 2, 2)), (10, (6, 2, 2)), (3, (2, 1, 0)), (1, (1, 0, 0))])
+def test_shares_of_patients_are_exact(patients, expected):
+    counts = Counter(split_of([Record(f"p{i}") for i in range(patients)]).values())
+    assert tuple(counts[split] for split in SPLITS) == expected
+
+
+def test_every_class_is_dealt_in_the_same_shares_and_the_total_stays_exact():
+    label = {f"p{i:03d}": "abbcccddddddd"[i % 13] for i in range(400)}
+    decision = decide([Record(p, label=name) for p, name in label.items()], RATIO, NAMES)
+    assert decision.rule["stratified"] is True
+    assert Counter(decision.splits.values()) == {"train": 240, "val": 80, "test": 80}
+    for name, total in Counter(label.values()).items():
+        dealt = Counter(split for p, split in decision.splits.items() if label[p] == name)
+        for part, split in zip(RATIO, SPLITS, strict=True):
+            assert abs(dealt[split] - total * part / 10) <= 1
+
+
+def test_chains_of_identical_images_unite_all_their_patients_and_images_of_one_value_nobody():
+    rows = [Record("a", "x"), Record("b", "x"), Record("c", "y"), Record("b", "y"), Record("d", ""), Record("e", "")]
+    assert united(rows) == {"a": "a", "b": "a", "c": "a", "d": "d", "e": "e"}
+
+
+def test_largest_remainder_sums_to_the_total_even_with_a_debt():
+    assert largest_remainder([0.6, 0.2, 0.2], 1) == [1, 0, 0]
+    assert largest_remainder([1.8, 0.6, 0.6], 3) == [2, 1, 0]
+    assert largest_remainder([2.2, -0.4, 0.2], 2) == [2, 0, 0]
 
 
 def test_a_new_image_that_joins_two_old_splits_goes_and_the_old_ones_stay():

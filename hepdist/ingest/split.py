@@ -16,7 +16,6 @@ import numpy as np
 
 from hepdist.errors import IngestError
 from hepdist.ingest.pseudonym import Pseudonyms
-from hepdist.ingest.stage import Staged
 from hepdist.ingest.unite import Record, led, united
 from hepdist.shards.manifest import SPLITS
 
@@ -172,32 +171,6 @@ def by_site(people: Sequence[Record], ratio: Sequence[float], old: Mapping[str, 
     chosen = _nearest([size[leader] for leader in free], wanted, [bool(part) for part in ratio], needed)
     of_group = fixed | {leader: SPLITS[s] for leader, s in zip(free, chosen, strict=True)}
     return {person: of_group[leader] for person, leader in group.items()}, len(size)
-
-
-def unite_identical(samples: Sequence[Staged]) -> int:
-    """Give patients that share an identical image one `person`; returns how many patients were merged into another."""
-    leaders = united([_record(s) for s in samples], near_identical=False)
-    for sample in samples:
-        sample.person = leaders[sample.person]
-    return len(leaders) - len(set(leaders.values()))
-
-
-def outside_their_split(samples: Sequence[Staged]) -> list[tuple[Staged, str]]:
-    """Rows of an official split that share a person with a row of a more important one, and that one's name."""
-    return [(samples[i], kept) for i, kept in outside([_record(s) for s in samples], official=True).items()]
-
-
-def assign(samples: Sequence[Staged], ratio: tuple[float, ...], names: Pseudonyms) -> bool:
-    """Set `split` of every sample by patient; returns whether classes were balanced over the splits."""
-    where, stratified = by_patient([_record(s) for s in samples], ratio, names, {})
-    for sample in samples:
-        sample.split = where[sample.person]
-    return stratified
-
-
-def _record(sample: Staged) -> Record:
-    label = str(sample.labels) if sample.labels is not None else "" if sample.label is None else str(sample.label)
-    return Record(sample.person, sample.content, b"", label, sample.split, sample.site, sample.day)
 
 
 def largest_remainder(wanted: Sequence[float], total: int) -> list[int]:
