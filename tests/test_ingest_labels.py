@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,7 @@ def test_full_width_traditional_and_wrapped_text_reads_as_the_plain_one(hepatiti
 
 def test_a_line_of_its_own_is_a_sentence_of_its_own(hepatitis: LabelRules) -> None:
     assert _says(hepatitis, "No ascites\nChronic hepatitis B") == {("hbv", "affirmed")}
+    assert _says(hepatitis, "no ascites\nchronic hepatitis b") == {("hbv", "affirmed")}
     assert _says(hepatitis, "肝内未见占位\n慢性乙型肝炎") == {("hbv", "affirmed")}
 
 
@@ -226,8 +228,9 @@ def test_a_text_too_long_to_read_leaves_the_row_unlabelled_whatever_else_it_says
 @pytest.mark.timeout(30)
 @pytest.mark.parametrize("unit", ["无肝炎", "no hepatitis B, ", "?", "\n", " ", "a", ".", "乙" * 50, "hepatitis A, B and "])
 def test_the_longest_texts_are_read_in_bounded_time(hepatitis: LabelRules, unit: str) -> None:
-    text = (unit * (LONGEST_TEXT // len(unit)))[:LONGEST_TEXT]
-    assert "affirmed" not in {e.polarity for e in hepatitis.decide({"report": text}).evidence} or "and" in unit or unit == "乙" * 50
+    text = (unit * (LONGEST_TEXT // len(unit) + 1))[:LONGEST_TEXT]
+    decision = hepatitis.decide({"report": text})
+    assert decision.problems == () and len(decision.evidence) < 20
 
 
 @pytest.mark.timeout(30)
@@ -271,17 +274,17 @@ def _rules(folder: Path, **content: object) -> LabelRules:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"clases": {}}, "key 'clases' is unknown; did you mean 'classes'?"),
-        ({"columns": {"txt": ["a"]}}, "key 'columns.txt' is unknown; did you mean 'columns.text'?"),
+        ({"clases": {}}, "key 'clases' is unknown; did you mean 'classes'"),
+        ({"columns": {"txt": ["a"]}}, "key 'columns.txt' is unknown; did you mean 'columns.text'"),
         ({"columns": {}}, "'columns' names no column"),
         (
             {"classes": {"sick": {"cyst": {"txet": ["a"]}}}},
-            "key 'classes.sick.cyst.txet' is unknown; did you mean 'classes.sick.cyst.text'?",
+            "key 'classes.sick.cyst.txet' is unknown; did you mean 'classes.sick.cyst.text'",
         ),
         ({"classes": {"sick": {"cyst": {}}}}, "finding 'cyst' has neither"),
         ({"classes": {"a": {"x": {"text": ["x"]}}, "b": {"x": {"text": ["y"]}}}}, "finding 'x' stands twice"),
         ({"classes": {}}, "holds no finding"),
-        ({"classes": {"sick": {"cyst": {"text": ["(cyst"]}}}}, r"pattern '\(cyst' is no RE2 expression"),
+        ({"classes": {"sick": {"cyst": {"text": ["(cyst"]}}}}, "pattern '(cyst' is no RE2 expression"),
         ({"classes": {"sick": {"cyst": {"text": ["(?<!no )cyst"]}}}}, "no look-around"),
         ({"classes": {"sick": {"cyst": {"text": ["c*"]}}}}, "matches an empty text"),
         ({"classes": {"sick": {"cyst": {"text": ["囊肿（左）"]}}}}, "full-width"),
@@ -289,7 +292,7 @@ def _rules(folder: Path, **content: object) -> LabelRules:
         ({"classes": {"sick": {"cyst": {"icd10": ["B19-B15"]}}}}, "ends before it begins"),
         ({"classes": {"sick": {"cyst": {"text": ["x"], "covers": ["cist"]}}}}, "'cist', which isn't declared"),
         ({"classes": {"sick": {"cyst": {"text": ["x"], "covers": ["cyst"]}}}}, "covers itself"),
-        ({"precedence": ["sikc"]}, "'precedence' names 'sikc', which isn't declared; did you mean 'sick'?"),
+        ({"precedence": ["sikc"]}, "'precedence' names 'sikc', which isn't declared; did you mean 'sick'"),
         ({"default": {"label": "well", "denied": ["cist"]}}, "'default.denied' names 'cist'"),
         ({"default": {"denied": ["cyst"]}}, "key 'default.label' is missing"),
         ({"icd9_to_icd10": {"593.2": "xyz"}}, "no ICD-10 code"),
@@ -300,7 +303,7 @@ def _rules(folder: Path, **content: object) -> LabelRules:
     ],
 )
 def test_a_wrong_rules_file_is_one_sentence(tmp_path: Path, change: dict[str, object], message: str) -> None:
-    with pytest.raises(RecipeError, match=message) as caught:
+    with pytest.raises(RecipeError, match=re.escape(message)) as caught:
         _rules(tmp_path, **{**GOOD, **change})
     assert "\n" not in str(caught.value) and str(caught.value).startswith("label rules")
 
