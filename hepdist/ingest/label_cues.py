@@ -85,7 +85,7 @@ BUILT_IN = Cues(
         r"(?:排除|除外)了",
     ),
     negated_before_list=(
-        r"\b(?:denie[sd]|deny|denying|negative for|tests? negative for|tested negative for|free from)\b",
+        r"\b(?:denie[sd]|deny|denying|(?:(?:is|are|was|were|tests?|tested) )?(?:all |both )?negative for|free from)\b",
         r"\b(?:no|without|negative|denies|denied|never had)(?: any| known| prior| previous| past| significant| personal| reported)* "
         r"(?:history|hx|h/o)(?: of)?\b",
         r"\bno (?:known|prior|previous|past) (?:history|hx) of\b",
@@ -118,7 +118,7 @@ BUILT_IN = Cues(
         r"(?:^|[\s(,:])\?\s*",
         r"(?:可能|可能为|可能是|可能系|疑|疑似|可疑|怀疑|疑为|考虑|考虑为|倾向于?|似|似为|似有|拟诊|拟|不除外|不能除外|不排除|不能排除|未能排除|"
         r"尚不能除外|尚不能排除|未除外|未排除|难以排除|难以除外|待排除?|待除外|警惕|不确定|是否|有无|若|如为|如果|鉴别|高危|风险)",
-        r"(?:排除|除外|后考虑)",
+        r"(?:(?:需要?|应当?|须|建议|进一步|以便?|待|请)?(?:排除|除外)|后考虑)",
         r"可能(?:无|不是|并非|没有)",
     ),
     uncertain_after=(
@@ -147,7 +147,7 @@ BUILT_IN = Cues(
         r"(?:病史|史|既往史|已?治愈后?|已愈|痊愈后?|愈后)",
     ),
     family_before=(
-        r"\b(?:family (?:history|hx)|fhx?|fam\.? h(?:x|istory)|familial|runs in the family)\b",
+        r"\b(?:family (?:history|hx)|fhx?|fam\.? h(?:x|istory)|familial)(?: (?:is )?(?:significant|notable|positive))?(?: of| for|:)?",
         rf"\b(?:{_RELATIVES})\b",
         r"\b(?:exposure to|exposed to|contact with|donor)\b",
         rf"(?:家族史|家族性|{_RELATIVES_ZH}|接触)",
@@ -161,7 +161,7 @@ BUILT_IN = Cues(
     affirmed_before=(
         r"\b(?:consistent with|compatible with|in keeping with|shows?|showed|showing|demonstrates?|demonstrated|reveals?|revealed|diagnosed with|"
         r"diagnostic of|has|have|is|are|was|were|there (?:is|are)|confirms?|confirmed|now|currently|today|active|ongoing|"
-        r"presents? with|admitted (?:with|for)|positive for|remains?|proven|because|while|secondary to|due to|which|who)\b",
+        r"presents? with|admitted (?:with|for)|positive for|suffers? from|suffering from|remains?|proven|because|while|secondary to|due to|which|who)\b",
         r"(?:符合|提示|可见|见|示|诊断|诊断为|确诊|确诊为|证实|现|现有|目前|此次|本次|今|有|患|患有|表现为|呈|合并|伴|并发|为|系|由于|因|仅)",
     ),
     affirmed_after=(
@@ -182,7 +182,7 @@ BUILT_IN = Cues(
         r"\b(?:no|not|without)(?: (?:significant|interval|definite|appreciable|substantial|further|marked|obvious)){0,2} "
         r"(?:changes?|increase|decrease|improvement|progression|worsening) (?:in|from|since|compared)\b",
         r"\b(?:no doubt|not only|not (?:yet )?resolved|has not (?:yet )?resolved|not improved|not just|gram negative|unchanged)\b",
-        r"\b(?:clinical|present|brief) history:?",
+        r"\b(?:(?:clinical|present|brief|patient) history:?|history of (?:the )?present(?:ing)? illness)",
         r"\b(?:compared (?:with|to)|comparison with|since|from|versus|vs\.?) (?:the |a )?(?:prior|previous|old|past)(?: (?:\w+ )?"
         r"(?:exam(?:ination)?|study|ct|mri?|ultrasound|film|image|imaging|scan)s?)?\b",
         r"\b(?:prior|previous|old|past) (?:\w+ )?(?:exam(?:ination)?|study|ct|mri?|ultrasound|film|image|imaging|scan|report)s?\b",
