@@ -56,9 +56,10 @@ def read_dataset(files: Files, name: str) -> Dataset:
 
 
 def read_frames(files: Files, name: str, frames: Sequence[int]) -> Iterator[tuple[Dataset, np.ndarray]]:
-    """The header of a multi-frame file and the stored values ([H, W], or [H, W, 3] of colour) of each frame asked for, in that order. Raises Refused.
+    """The header of a multi-frame file and the stored values of each frame asked for, in that order.
 
-    One decoded frame is in memory at a time; of uncompressed data also no more than one frame is read.
+    [H, W], or [H, W, 3] of colour. One decoded frame is in memory at a time; of uncompressed data no more than one is read.
+    Raises Refused as `decode` does.
     """
     with opened(files, name) as stream:
         header = Dataset()
@@ -80,9 +81,8 @@ def read_frames(files: Files, name: str, frames: Sequence[int]) -> Iterator[tupl
 def decode(dataset: Dataset) -> np.ndarray:
     """Stored values as pydicom decodes them: [H, W] or [H, W, 3], with a leading axis for several frames; native byte order.
 
-    Colour is RGB (YBR is converted, a palette is not yet applied). Adds to pydicom's decoders: files
-    without file meta information, run-length-encoded 1-bit frames and Deflated Image Frame Compression (1-bit segmentations
-    use both). Raises Refused with check 'truncated', 'no-pixels', 'too-large' or 'decode'; the reason names the transfer syntax.
+    Colour is RGB (YBR is converted, a palette is not yet applied). Adds to pydicom's decoders: files without file meta
+    information, run-length-encoded 1-bit frames and Deflated Image Frame Compression (1-bit segmentations use both). Raises Refused with check 'truncated', 'no-pixels', 'too-large' or 'decode'; the reason names the transfer syntax.
     """
     if not any(keyword in dataset for keyword in PIXELS):
         raise Refused("truncated", "the file ends inside its pixel data")
