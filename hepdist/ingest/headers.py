@@ -129,7 +129,7 @@ def _one_of(terms: frozenset[str], text: str) -> str:
 
 def _number(cleaned: Dataset, keyword: str, above: float, most: float) -> float:
     try:
-        value = float(cleaned.get(keyword))  # type: ignore[arg-type]
+        value = float(cleaned.get(keyword))
     except (TypeError, ValueError):
         return math.nan
     return round(value, 3) if above < value <= most else math.nan
