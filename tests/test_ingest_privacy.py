@@ -194,9 +194,9 @@ def test_a_map_that_was_changed_or_cut_or_another_key_is_refused(tmp_path, key, 
 
 
 def test_a_map_or_its_key_inside_the_cohort_is_refused(tmp_path, key):
-    with pytest.raises(IngestError, match="reidentification_map.*inside the cohort"):
+    with pytest.raises(IngestError, match=r"reidentification_map.*inside the cohort"):
         MapWriter(tmp_path / "cohort/map", key, NAMES, tmp_path / "cohort")
-    with pytest.raises(IngestError, match="reidentification_key.*inside the cohort"):
+    with pytest.raises(IngestError, match=r"reidentification_key.*inside the cohort"):
         MapWriter(tmp_path.parent / "elsewhere", key, NAMES, tmp_path)
     assert not (tmp_path.parent / "elsewhere").exists()
 
