@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -39,8 +38,10 @@ from hepdist.ingest.statistics import (
     normalisation_of_visits,
 )
 from hepdist.ingest.table import TableSource
+from hepdist.ingest.told import declared_names, told
 from hepdist.ingest.unit import UnitReader, units_of
 from hepdist.ingest.unite import Record
+from hepdist.ingest.vocabulary import safe_names
 from hepdist.ingest.write import ShardWriter, plan_shards
 from hepdist.shards.manifest import SPLITS, Manifest, Shard
 
@@ -95,6 +96,7 @@ class Build:
         self.spec, self.names, self.each, self.progress = spec, names, each, progress
         self.stage = part / "staging"
         self.audit = Audit()
+        self.declared = declared_names(spec)
 
     def run(self, name: str) -> Manifest:
         samples = self._read()
@@ -103,6 +105,9 @@ class Build:
         samples, label_names, mask_classes, mask_values = self._classes(samples, clinical.label_names or self.source.label_names)
         samples, split_rule = self._split(samples)
 
+        # a class may be called after a person; what its owner didn't declare is told only if it is made of ordinary words
+        label_names = safe_names(label_names, "class", self.declared)
+        mask_classes = safe_names(mask_classes, "label", self.declared)
         pictured = any(s.image is not None for s in samples)
         layout = plan_layout(samples, self.spec) if pictured else None
         geometry = _geometry(samples, bool(mask_classes), fit_changes(samples, layout)) if layout else ()
@@ -116,6 +121,11 @@ class Build:
             for row in rows_of(sample, "ingested") if sample.files else ():
                 self.audit.add(row)
         self.audit.write(self.part / "audit.parquet")
+        headers = [s.header for s in samples if s.header is not None]
+        if headers:
+            from hepdist.ingest.headers import HEADERS, write_headers
+
+            write_headers(self.part / HEADERS, headers)
         if clinical.evidence:
             write_evidence(self.part / LABELS, clinical.evidence)
         return self._manifest(name, samples, columns, written, split_rule)
@@ -220,11 +230,8 @@ class Build:
             shards=tuple(shard for shard, _ in written),
             label_names=columns.label_names,
             multilabel=columns.multilabel,
-            emr=tuple(replace(column, missing_share=share) for column, share in zip(columns.emr, shares, strict=True)),
-            sequence=tuple(
-                replace(column, missing_share=share)
-                for column, share in zip(columns.sequence, missing_shares_of_visits(samples, columns.sequence), strict=True)
-            ),
+            emr=told(columns.emr, shares, self.declared),
+            sequence=told(columns.sequence, missing_shares_of_visits(samples, columns.sequence), self.declared),
             counts={**counts(samples, columns.label_names, columns.mask_classes, mask_rows), "audit": self.audit.counts()},
             normalisation=normalisation,
             fingerprint=fingerprint(samples, [voxels for _, part in written for voxels in part.drawn]),

@@ -59,7 +59,8 @@ class Staged:
     """(pseudonym, sha256) of each file that it came from."""
     day: int | None = None
     """Of the study, as datetime.date.toordinal counts; for a split by date."""
-    attributes: dict[str, str | float] = field(default_factory=dict)
+    header: dict[str, str | float] | None = None
+    """Row of COHORT/headers.parquet, of a DICOM series."""
     emr: dict[str, Any] = field(default_factory=dict)
     """Values by column name, and None where missing."""
     visits: tuple[list[list[float]], list[list[int]], list[float], int] | None = None
