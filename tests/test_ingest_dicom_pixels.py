@@ -239,7 +239,7 @@ def test_compressed_images_that_claim_another_size_are_refused_before_decoding(s
         coded.compress(syntax)
         at = coded.PixelData.index(marker) + (7 if syntax == JPEGLSLossless else 6)
         coded.PixelData = coded.PixelData[:at] + b"\x7f" + coded.PixelData[at + 1 :]
-        with pytest.raises(Refused, match="the compressed image (is of|claims more)"):
+        with pytest.raises(Refused, match=r"the compressed image (is of|claims more)"):
             decode(coded)
     huge = image(stored[0], "CR", "1", Rows=60000, Columns=60000)
     with pytest.raises(Refused, match="the header claims 6866 MiB of pixels, more than the 2048 MiB accepted"):
