@@ -10,7 +10,6 @@ import numpy as np
 import pydicom
 import pytest
 from dicom_files import image, ingested, save, stored_values, uid, unpacked
-from pydicom.data import get_testdata_files
 from pydicom.dataset import Dataset
 from pydicom.pixels import apply_modality_lut
 from pydicom.sequence import Sequence
@@ -160,7 +159,7 @@ def test_jpeg_of_each_process_decodes_as_pydicom_does(tmp_path: Path, syntax: in
 def test_files_that_pydicom_comes_with_are_worth_what_pydicom_says_and_warn_of_nothing() -> None:
     """Their syntaxes: all of JPEG, JPEG-LS, JPEG 2000, RLE and uncompressed; 1 to 64 bits, signed, float, RGB, YBR, palette."""
     seen, wrong, syntaxes = 0, [], set()
-    for file in sorted({Path(f) for f in get_testdata_files("*.dcm")}):
+    for file in sorted((Path(pydicom.__file__).parent / "data/test_files").glob("*.dcm")):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
