@@ -18,7 +18,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence
 from pydicom.uid import UID_dictionary
 
-from hepdist.ingest.dicom_header import quiet
+from hepdist.ingest.dicom_refused import quiet
 from hepdist.ingest.pseudonym import Pseudonyms
 
 EDITION = "dicomfields_2026c"

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from pydicom.dataset import Dataset
 
 from hepdist.ingest.deidentify import age_in_years, deidentify, patient_key, read_date
-from hepdist.ingest.dicom_header import quiet
+from hepdist.ingest.dicom_refused import quiet
 from hepdist.ingest.pseudonym import Pseudonyms
 from hepdist.ingest.vocabulary import code_meaning
 
