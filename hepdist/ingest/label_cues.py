@@ -71,7 +71,8 @@ _RELATIVES_ZH = (
 BUILT_IN = Cues(
     negated_before=(
         r"\b(?:no|without|absence of|absent|lack(?:s|ing|ed)?|nor|neither|never|cannot see|fails? to (?:show|reveal|demonstrate))\b",
-        r"\b(?:not|no longer|isn't|wasn't|aren't|weren't|doesn't|didn't|don't|hasn't|haven't|hadn't)\b",
+        r"\bw/o\b|\bnon-",
+        r"\b(?:not|isn't|wasn't|aren't|weren't|doesn't|didn't|don't|hasn't|haven't|hadn't)\b",
         rf"\b(?:no|not|without|nothing)\b(?: (?:{_NOUNS})){{0,4}} (?:to |that )?(?:suggest(?:s|ed|ing|ive of)?|indicat(?:e|es|ed|ing|ive of)|"
         r"suspicious for|suspicion (?:of|for)|concern(?:ing)? for|compatible with|consistent with|in keeping with|typical (?:of|for)|shown?|"
         r"shows|possible|known(?: to have)?|diagnostic of|currently|active|ongoing|has|have|is|was|are|were|confirmed|detectable|positive|present)\b",
@@ -96,6 +97,7 @@ BUILT_IN = Cues(
         r"\b(?:not|never) (?:seen|present|found|identified|detected|demonstrated|visuali[sz]ed|evident|observed|apparent|noted|supported|diagnosed)\b",
         r"\b(?:is|was|are|were|been|be|now|both|all|effectively)? ?(?:ruled out|excluded)\b",
         r"\b(?:is|was|has been|can be) (?:ruled out|excluded|refuted)\b",
+        r"-free\b|\b(?:is|are|was|were) lacking\b|\bnot (?:a consideration|considered|a concern)\b",
         r"\((?:-|–|—|−|neg)\)",
         r"(?:阴性|转阴|已排除|可排除|已除外|可除外|被排除|不成立|依据不足|证据不足)",
         r"(?:未见|未检出|未发现|不支持|不存在|不明显|排除)(?:[,。;\s]|$)",
@@ -137,12 +139,12 @@ BUILT_IN = Cues(
     ),
     historical_before=(
         r"\b(?:(?:history|hx|h/o|hist)(?: (?:is )?(?:significant|notable|positive))?(?: of| for|:)?|past medical history|pmhx?|past history|"
-        r"status[- ]post|s/p|previous(?:ly)?|prior|past|remote|former(?:ly)?|childhood|recovered from|cured of|treated for)\b",
+        r"status[- ]post|s/p|previous(?:ly)?|prior|past|remote|former(?:ly)?|childhood|no longer (?:has|have)|recovered from|cured of|treated for)\b",
         r"(?:既往史?|(?:病史|过去史):|曾|曾经|曾患|曾有|以前|此前|早年|幼时|幼年|童年|儿时|小时候|陈旧性?)",
         r"\d+ ?(?:余|多)?(?:年|月|个月)余?前",
     ),
     historical_after=(
-        r"\b(?:resolved|cured|(?:years?|months?|decades?) ago|in the past|as a (?:child|teenager|young adult)|in (?:childhood|adolescence|infancy)|"
+        r"\b(?:resolved|cured|cleared|eradicated|(?:years?|months?|decades?) ago|in the past|as a (?:child|teenager|young adult)|in (?:childhood|adolescence|infancy)|"
         r"previously|in remission|in (?:19|20)\d\d|by history)\b",
         r"(?:病史|史|既往史|已?治愈后?|已愈|痊愈后?|愈后)",
     ),

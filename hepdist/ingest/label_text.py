@@ -28,11 +28,13 @@ _END = re.compile(r"[!;。\n]|(?<=[\w)])\?|\.(?=\s|$|[^\x00-\x7f])")
 _NO_END = re.compile(r"(?:\b(?:evid|hx|pt|dr|vs|approx|fam|neg|pos|e\.g|i\.e|cf|resp|poss|prob)|(?:^|[\n:;。.])\s*\d{1,2})$", re.IGNORECASE)
 _COMMA = re.compile(r",(?!\d)")
 _SPACES = re.compile(r"[^\S\n]+")
-# Wrapped lines. A long English one, or one that ends in such a word, goes on in lower case; a short one is an item of a list. Nothing
-# ends in one of these Chinese characters.
+# An English line that goes on in lower case is wrapped where it is long or its neighbour's words tell; else it may be an item of a list,
+# which a comma leaves in doubt. No Chinese line ends in one of these characters.
 _WRAPPED = re.compile(
-    r"([^\n]{40}|\b(?:of|or|and|the|an?|no|not|any|with|without|for|to|in|by|is|was|acute|chronic|active)) ?\n ?(?=[a-z])"
+    r"([^\n]{40}|\b(?:of|or|and|the|an?|no|not|any|with|without|for|to|in|by|is|was|acute|chronic|active|evidence|findings?|signs?)) ?\n ?(?=[a-z])"
+    r"| ?\n ?(?=(?:of|or|and|nor|to|for|in|on|by|with|is|was|are|were|has|have)\b)"
 )
+_LOWER_CASE_LINE = re.compile(r" ?\n ?(?=[a-z])")
 _WRAPPED_CHINESE = re.compile(r"(?<=[未无不没]) ?\n ?")
 
 
@@ -185,7 +187,7 @@ class TextReader:
 def _normal(text: str) -> str:
     """Half-width, simplified, one space at a time, wrapped lines joined."""
     text = _SPACES.sub(" ", simplified(unicodedata.normalize("NFKC", text)))
-    return _WRAPPED_CHINESE.sub("", _WRAPPED.sub(r"\1 ", text))
+    return _WRAPPED_CHINESE.sub("", _LOWER_CASE_LINE.sub(", ", _WRAPPED.sub(r"\1 ", text)))
 
 
 def _any_of(patterns: tuple[str, ...]) -> Any:
@@ -214,7 +216,7 @@ def _ends_sentence(text: str, at: int, cue_ends: set[int]) -> bool:
     before = text[max(0, at - 20) : at]
     if text[at] == ".":
         return _NO_END.search(before) is None
-    return text[at] != "\n" or at - len(before) + len(before.rstrip(" :")) not in cue_ends
+    return text[at] != "\n" or cue_ends.isdisjoint(range(at - len(before) + len(before.rstrip(" :")), at + 1))
 
 
 def _beside_chinese(text: str, at: int) -> bool:
