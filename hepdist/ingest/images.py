@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -110,11 +110,11 @@ class ImageSource:
         )  # fmt: skip
 
 
-def _names(images: list[str]) -> tuple[dict[str, tuple[str, ...]], Callable[[str], str]]:
+def _names(images: list[str]) -> tuple[dict[str, Iterable[str]], Callable[[str], str]]:
     """The names by which a table may call each image, and what tells patients apart without one."""
     stems = {PurePosixPath(n).stem for n in images}
     unique = len(stems) == len(images)  # a stem that two folders share is no identifier
-    aliases = {n: (n, PurePosixPath(n).name, PurePosixPath(n).stem) for n in images}
+    aliases: dict[str, Iterable[str]] = {n: (n, PurePosixPath(n).name, PurePosixPath(n).stem) for n in images}
     return aliases, lambda name: PurePosixPath(name).stem if unique else name
 
 

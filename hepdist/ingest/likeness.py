@@ -29,7 +29,7 @@ AT_ONCE = 1 << 20
 
 def likeness_of(image: np.ndarray) -> bytes:
     """[C, *spatial] as 8 bytes of hash and an int8 thumbnail of 16^2 or 16^3; empty for an image without features."""
-    small = image.mean(axis=0, dtype=np.float32) if len(image) > 1 else image[0].astype(np.float32)
+    small = np.asarray(np.mean(image, axis=0, dtype=np.float32))
     for axis, length in enumerate(small.shape):
         small = np.moveaxis(np.tensordot(_boxes(length), small, (1, axis)), 0, axis)
     detail = small - gaussian_filter(small, SLOW, mode="nearest")
@@ -46,9 +46,9 @@ def near_pairs(likenesses: Sequence[bytes]) -> Iterator[tuple[int, int]]:
     Time grows with n log n while few pairs are candidates: a pair within 7 bits is within 1 bit in one of four 16-bit bands.
     """
     seen: dict[bytes, int] = {}
-    for i, likeness in enumerate(likenesses):
-        if (first := seen.setdefault(likeness, i)) != i:
-            yield first, i
+    for index, likeness in enumerate(likenesses):
+        if (first := seen.setdefault(likeness, index)) != index:
+            yield first, index
     for length in {len(likeness) for likeness in seen}:  # an image is never like a volume
         where = np.array([i for likeness, i in seen.items() if len(likeness) == length])
         packed = np.frombuffer(b"".join(likeness for likeness in seen if len(likeness) == length), np.uint8).reshape(-1, length)

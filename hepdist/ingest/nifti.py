@@ -144,9 +144,9 @@ def _scaled(voxels: np.ndarray, facts: nib.Nifti1Header) -> np.ndarray:
             moved = voxels.astype(np.int32) + np.int32(shift)
             fits = np.iinfo(np.int16).min <= moved.min() and moved.max() <= np.iinfo(np.int16).max
             return moved.astype(np.int16) if fits else moved
-        exact = np.float32 if voxels.dtype.itemsize <= 2 else np.float64
+        exact = np.dtype(np.float32 if voxels.dtype.itemsize <= 2 else np.float64)
         with np.errstate(over="ignore", invalid="ignore"):  # infinite values are found with the others
-            voxels = voxels.astype(exact) * exact(slope) + exact(shift)
+            voxels = voxels.astype(exact) * exact.type(slope) + exact.type(shift)
     if voxels.dtype.kind == "f" and voxels.dtype.itemsize != 4:
         with np.errstate(over="ignore"):
             voxels = voxels.astype(np.float32)

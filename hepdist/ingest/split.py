@@ -120,8 +120,8 @@ def by_patient(people: Sequence[Record], ratio: Sequence[float], names: Pseudony
     where: dict[str, str] = {}
     for stratum in sorted(strata, key=lambda s: (-len(strata[s]), s)):
         ordered = sorted(strata[stratum], key=lambda person: (names.of("split", person), person))
-        found, carry = _dealt(ordered, ratio, old, carry)
-        where |= found
+        dealt, carry = _dealt(ordered, ratio, old, carry)
+        where |= dealt
     return where, len(strata) > 1
 
 
@@ -152,7 +152,8 @@ def by_site(people: Sequence[Record], ratio: Sequence[float], old: Mapping[str, 
         raise IngestError("some images name no site to split by; name its column with site_key=COLUMN or leave split_by=patient")
     # persons who share a site are one group, and so are the sites of one person: the same question as that of shared images
     group = united([Record(record.person, content=record.site) for record in people], near_identical=False)
-    size, fixed = Counter(group.values()), {}
+    size = Counter(group.values())
+    fixed: dict[str, str] = {}
     for person in sorted(old):
         fixed.setdefault(group[person], old[person])
         if fixed[group[person]] != old[person]:
