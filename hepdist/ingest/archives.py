@@ -99,6 +99,9 @@ class Plain(NamedTuple):
 class Window(io.RawIOBase):
     """A part of something that is read by offset, as a file of its own."""
 
+    name = "member"
+    """Readers ask files for one and put it into warnings; an archive's own names don't leave ingest."""
+
     def __init__(self, read_at: ReadAt, start: int, size: int) -> None:
         super().__init__()
         self._read_at, self._start, self._size, self._at = read_at, start, size, 0

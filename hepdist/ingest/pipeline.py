@@ -191,8 +191,8 @@ class Build:
         """Every sample in the split of its patient, and the rule that decided it."""
         records = [_record(s) for s in samples]
         found = decide(records, self.spec.split, self.names, self.spec.split_by, self.spec.near_identical)
-        reason = "the same patient or an identical image is in the {} split"
-        outside = [(samples[i], "duplicate-across-splits", reason.format(kept)) for i, kept in found.outside.items()]
+        reason = f"the same patient or an identical image is in the {'official ' if found.rule['kind'] == 'official' else ''}%s split"
+        outside = [(samples[i], "duplicate-across-splits", reason % kept) for i, kept in found.outside.items()]
         samples = self._without(samples, outside)
         for sample in samples:
             sample.person = found.leaders[sample.person]
