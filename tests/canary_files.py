@@ -121,7 +121,7 @@ def radiographs(folder: Path, canaries: Canaries, count: int = 4) -> list[FileDa
     for cut in (100, 140, 400, len(whole) // 2, len(whole) - 300):
         (folder / f"{canaries.text()}.dcm").write_bytes(whole[:cut])
     for name in (f".{canaries.text()}", f"{canaries.text()}.txt", f"{canaries.text()}.dcm"):
-        (folder / name).write_text(canaries.text())
+        (folder / name).write_text(f"kept with {canaries.text()} in it")  # alone, its file hash would be the hash of a canary
     directory(folder / "DICOMDIR", canaries)
     return made
 
@@ -184,8 +184,8 @@ def directory(path: Path, canaries: Canaries) -> None:
 
 def nifti(folder: Path, canaries: Canaries, count: int = 8, planted_classes: bool = False) -> None:
     """Decathlon pairs with planted header texts, extensions, names and dataset.json, and broken ones; planted_classes: also class names."""
-    broken = iter(("truncated", "nan", "classes", "shape", "garbage", "affine"))
-    for i in range(count + 6):
+    broken = iter(("truncated", "nan", "classes", "shape", "garbage"))
+    for i in range(count + 5):
         case, fault = canaries.text(), "" if i < count else next(broken)
         voxels = np.random.default_rng(i).normal(100, 20, (8, 9, 10)).astype(np.float32)
         labels = np.zeros((8, 9, 10 + (fault == "shape")), np.uint8)
@@ -193,8 +193,7 @@ def nifti(folder: Path, canaries: Canaries, count: int = 8, planted_classes: boo
         if fault == "nan":
             voxels[0, 0, 0] = np.nan
         for kind, array in (("imagesTr", voxels), ("labelsTr", labels)):
-            affine = np.zeros((4, 4)) if fault == "affine" else np.diag([1.0, 1, 2, 1])
-            made = nib.Nifti1Image(array, affine) if fault != "affine" else nib.Nifti1Image(array, None)
+            made = nib.Nifti1Image(array, np.diag([1.0, 1, 2, 1]))
             header: Any = made.header
             header["descrip"], header["db_name"], header["aux_file"] = (canaries.text().encode() for _ in range(3))
             header["intent_name"] = canaries.text().encode()
@@ -240,10 +239,14 @@ def pictures(folder: Path, canaries: Canaries, count: int = 12) -> list[str]:
         whole = (folder / name).read_bytes()
         for cut in (60, len(whole) // 2, len(whole) - 12):
             (folder / f"{canaries.text()}{Path(name).suffix}").write_bytes(whole[:cut])
-    (folder / f"{canaries.text()}.png").write_text(canaries.text())
+    (folder / f"{canaries.text()}.png").write_text(
+        f"kept with {canaries.text()} in it"
+    )  # alone, its file hash would be the hash of a canary
     header = struct.pack(">IIBBBBB", 1 << 30, 1 << 30, 8, 0, 0, 0, 0)
     (folder / f"{canaries.text()}.png").write_bytes(b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + b"IHDR" + header + b"\0\0\0\0")
-    (folder / f"{canaries.text()}.txt").write_text(canaries.text())
+    (folder / f"{canaries.text()}.txt").write_text(
+        f"kept with {canaries.text()} in it"
+    )  # alone, its file hash would be the hash of a canary
     return names
 
 

@@ -41,7 +41,8 @@ def deidentify(dataset: Dataset, names: Pseudonyms) -> Dataset:
     """A cleaned copy of a header, without pixels; `dataset` isn't changed. Never raises for what it holds: what can't be read goes.
 
     PatientID and PatientName become the patient's pseudonym. UIDs are replaced alike in all files, dates go back by the patient's
-    `shift_days`, times of day go, as do private and byte elements, overlays, curves, and all free text, on every level.
+    `shift_days`, times of day go, as do private and byte elements, overlays, curves, and free text, on every level; what the profile
+    replaces instead of removing holds its dummy, 'ANONYMIZED'.
     """
     patient = patient_key(dataset)
     pseudonym, days = names.of("patient", patient), names.shift_days(patient)
@@ -77,13 +78,12 @@ def age_in_years(dataset: Dataset) -> float | None:
     """At the study, 90 at most: whole years from 2 on, whole months below; from PatientAge, else from the birth date; None: neither."""
     written = re.fullmatch(r"(\d{1,3})([DWMY])", _text(dataset, "PatientAge"))
     if written:
-        years = int(written[1]) / {"D": 365.25, "W": 365.25 / 7, "M": 12.0, "Y": 1.0}[written[2]]
+        months = int(int(written[1]) * {"D": 12 / 365.25, "W": 12 * 7 / 365.25, "M": 1, "Y": 12}[written[2]])
     else:
         born, studied = read_date(_text(dataset, "PatientBirthDate")), read_date(_text(dataset, "StudyDate"))
         if born is None or studied is None or born > studied:
             return None
-        years = (studied - born).days / 365.2425
-    months = int(years * 12 + 0.05)  # so that a birthday counts, which falls short by part of a leap day
+        months = 12 * (studied.year - born.year) + studied.month - born.month - (studied.day < born.day)
     return float(min(OLDEST, months // 12)) if months >= 24 else months / 12
 
 

@@ -120,4 +120,5 @@ def _chinese() -> re.Pattern[str]:
 def _meanings(scheme: str) -> dict[str, str]:
     from pydicom.sr.codedict import Collection  # takes a tenth of a second and is needed once
 
-    return {code.value: code.meaning for code in Collection(scheme).concepts.values()}
+    codes = sorted(Collection(scheme).concepts.values(), key=lambda code: (-len(code.meaning), code.meaning))
+    return {code.value: code.meaning for code in codes}  # the shortest of several names: Liver, not Liver structure (body structure)
