@@ -1,7 +1,8 @@
 """Report sentences in Chinese and English with their truth, written for the tests; none comes from a patient's record.
 
-TUNED was at hand while the cues and the shipped rules were written. HELD_OUT was written before them and never used to choose one:
-its accuracy is the one to believe. Each sentence says what it states of which finding of hepdist/recipes/labels/hepatitis.yaml,
+TUNED was at hand while the cues and the shipped rules were written. HELD_OUT was written before them and read once they were done:
+64 of 67 were right, one positive where negated; the three were then mended, so that it measures nothing any more. LATER was written
+after that and read once: 45 of 48 were right, none positive where negated; two of the three were mended. Each sentence says what it states of which finding of hepdist/recipes/labels/hepatitis.yaml,
 and the label that it alone should give.
 """
 
@@ -27,14 +28,14 @@ class Sentence(NamedTuple):
     kind: str
     """What it is there to test: positive, negated, uncertain, historical, family, mixed, or none (names no disease)."""
     text: str
-    says: dict[str, str]
-    """Polarity by finding."""
+    says: frozenset[tuple[str, str]]
+    """(finding, polarity)."""
     label: str | None
 
 
 def _sentences(kind: str, *lines: tuple[str, str, str | None]) -> list[Sentence]:
     """From (text, 'finding+ finding-', label)."""
-    return [Sentence(kind, text, {w[:-1]: POLARITIES[w[-1]] for w in says.split()}, label) for text, says, label in lines]
+    return [Sentence(kind, text, frozenset((w[:-1], POLARITIES[w[-1]]) for w in says.split()), label) for text, says, label in lines]
 
 
 TUNED = [
@@ -93,6 +94,10 @@ TUNED = [
         ("Denies diabetes, hypertension, hepatitis and tuberculosis.", "hepatitis-", NONE),
         ("No evidence of\nhepatitis on today's study.", "hepatitis-", NONE),
         ("Anti-HCV nonreactive.", "hcv-", None),
+        ("HCV RNA <15 IU/mL.", "hcv-", None),
+        ("Liver w/o hepatitis.", "hepatitis-", NONE),
+        ("Evidence of hepatitis is lacking.", "hepatitis-", NONE),
+        ("Hepatitis is not a consideration.", "hepatitis-", NONE),
         ("未见肝炎征象。", "hepatitis-", NONE),
         ("否认肝炎病史。", "hepatitis-", NONE),
         ("否认高血压、糖尿病、肝炎、结核等病史。", "hepatitis-", NONE),
@@ -143,6 +148,8 @@ TUNED = [
         ("She had hepatitis A as a child.", "havh", None),
         ("Previous alcoholic hepatitis, now abstinent.", "alcoholich", None),
         ("Hepatitis B, resolved years ago.", "hbvh", None),
+        ("Hepatitis C has been cleared.", "hcvh", None),
+        ("No longer has hepatitis C.", "hcvh", None),
         ("Status post drug-induced hepatitis in 2010.", "toxich", None),
         ("既往乙肝病史10年。", "hbvh", None),
         ("曾患甲型肝炎。", "havh", None),
@@ -281,5 +288,74 @@ HELD_OUT = [
         ("Hepatitis screening is recommended.", "", None),
         ("肝血管瘤,建议随访。", "", None),
         ("乙肝五项已送检。", "", None),
+    ),
+]
+
+LATER = [
+    *_sentences(
+        "positive",
+        ("Labs and imaging support the diagnosis of autoimmune hepatitis.", "aih+", AUTOIMMUNE),
+        ("Patient is HCV positive, treatment naive.", "hcv+", VIRAL),
+        ("The biopsy reveals steatohepatitis, stage 2, without cirrhosis.", "steato+", STEATO),
+        ("There is no mass. There is no ascites. Acute alcoholic hepatitis persists.", "alcoholic+", ALCOHOLIC),
+        ("Hepatitis B e antigen negative chronic hepatitis B.", "hbv+", VIRAL),
+        ("Impression: chronic hepatitis, no focal lesion.", "hepatitis+", OTHER),
+        ("肝功能异常,乙肝病毒携带。", "hbv+", VIRAL),
+        ("入院诊断:1.慢性乙型肝炎 2.高血压。", "hbv+", VIRAL),
+        ("无发热、无腹痛,丙型肝炎诊断明确。", "hcv+", VIRAL),
+        ("肝活检示中度界面性肝炎,符合AIH。", "hepatitis+ aih+", AUTOIMMUNE),
+        ("胆囊未见结石。肝脏弥漫性改变,慢性肝炎。", "hepatitis+", OTHER),
+    ),
+    *_sentences(
+        "negated",
+        ("No history of viral hepatitis or blood transfusion.", "viral-", None),
+        ("There is nothing to suggest hepatitis.", "hepatitis-", NONE),
+        ("Hepatitis serologies, including HBsAg and anti-HCV, are negative; no hepatitis.", "hepatitis-", NONE),
+        ("No imaging findings of acute hepatitis.", "hepatitis-", NONE),
+        ("Tested negative for hepatitis B.", "hbv-", None),
+        ("The patient does not have autoimmune hepatitis.", "aih-", None),
+        ("Drug-induced hepatitis has been excluded.", "toxic-", None),
+        ("Hepatitis B was not detected.", "hbv-", None),
+        ("体检未提示肝炎。", "hepatitis-", NONE),
+        ("无病毒性肝炎史。", "viral-", None),
+        ("否认乙肝、结核等传染病史,否认手术史。", "hbv-", None),
+        ("HCV抗体阴性。", "hcv-", None),
+        ("肝脏未见肝炎、肝硬化征象。", "hepatitis-", NONE),
+        ("自身免疫性肝炎已排除。", "aih-", None),
+        ("不符合酒精性肝炎的表现。", "alcoholic-", None),
+    ),
+    *_sentences(
+        "uncertain",
+        ("Hepatitis B versus autoimmune hepatitis.", "hbv? aih?", None),
+        ("Cannot rule out drug-induced hepatitis.", "toxic?", None),
+        ("Mildly echogenic liver, hepatitis not excluded.", "hepatitis?", None),
+        ("Likely alcoholic hepatitis, correlate clinically.", "alcoholic?", None),
+        ("肝回声改变,慢性肝炎可能。", "hepatitis?", None),
+        ("脂肪性肝炎?药物性肝炎?", "steato? toxic?", None),
+        ("需排除病毒性肝炎。", "viral?", None),
+        ("肝脏肿大,考虑为急性肝炎。", "hepatitis?", None),
+    ),
+    *_sentences(
+        "historical",
+        ("He recovered from hepatitis A ten years ago.", "havh", None),
+        ("PMH: hepatitis B, hypertension.", "hbvh", None),
+        ("3年前曾因药物性肝炎住院。", "toxich", None),
+        ("甲肝病史30余年。", "havh", None),
+    ),
+    *_sentences(
+        "family",
+        ("Her sister was diagnosed with autoimmune hepatitis.", "aihf", None),
+        ("Hepatitis B in the patient's mother.", "hbvf", None),
+        ("父亲死于乙肝后肝硬化。", "hbvf", None),
+        ("母亲有丙肝病史。", "hcvf", None),
+    ),
+    *_sentences(
+        "mixed",
+        ("Hepatitis A and B are negative, hepatitis C is positive.", "hav- hbv- hcv+", VIRAL),
+        ("Not alcoholic hepatitis but drug-induced hepatitis.", "alcoholic- toxic+", TOXIC),
+        ("Chronic hepatitis B; possible superimposed alcoholic hepatitis.", "hbv+ alcoholic?", VIRAL),
+        ("病毒性肝炎标志物阴性,确诊为自身免疫性肝炎。", "viral- aih+", AUTOIMMUNE),
+        ("其母乙肝,本人否认肝炎病史。", "hbvf hepatitis-", NONE),
+        ("无肝炎病史,现HBsAg阳性。", "hepatitis- hbv+", None),
     ),
 ]

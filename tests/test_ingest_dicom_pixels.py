@@ -10,7 +10,6 @@ import numpy as np
 import pydicom
 import pytest
 from dicom_files import image, ingested, save, stored_values, uid, unpacked
-from pydicom.data import get_testdata_files
 from pydicom.dataset import Dataset
 from pydicom.pixels import apply_modality_lut
 from pydicom.sequence import Sequence
@@ -23,6 +22,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from hepdist.ingest.dicom_codestream import refuse_bomb
 from hepdist.ingest.dicom_pixels import decode, display_values, modality_values
 from hepdist.ingest.dicom_refused import Refused
 
@@ -146,6 +146,10 @@ def test_jpeg_of_each_process_decodes_as_pydicom_does(tmp_path: Path, syntax: in
     writer.SetFileName(str(tmp_path / "coded"))
     assert writer.Write()
     coded = pydicom.dcmread(tmp_path / "coded")
+    if wide:  # no freely licensed plug-in decodes 12-bit lossy JPEG
+        with pytest.raises(Refused, match="JPEG Extended"):
+            decode(coded)
+        return
     assert str(coded.file_meta.TransferSyntaxUID).startswith("1.2.840.10008.1.2.4.")
     decoded = decode(coded)
     assert np.array_equal(decoded, pydicom.dcmread(tmp_path / "coded").pixel_array)
@@ -155,7 +159,7 @@ def test_jpeg_of_each_process_decodes_as_pydicom_does(tmp_path: Path, syntax: in
 def test_files_that_pydicom_comes_with_are_worth_what_pydicom_says_and_warn_of_nothing() -> None:
     """Their syntaxes: all of JPEG, JPEG-LS, JPEG 2000, RLE and uncompressed; 1 to 64 bits, signed, float, RGB, YBR, palette."""
     seen, wrong, syntaxes = 0, [], set()
-    for file in sorted({Path(f) for f in get_testdata_files("*.dcm")}):
+    for file in sorted((Path(pydicom.__file__).parent / "data/test_files").glob("*.dcm")):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
@@ -165,9 +169,9 @@ def test_files_that_pydicom_comes_with_are_worth_what_pydicom_says_and_warn_of_n
                 values = apply_modality_lut(pixels, reference) if grey else None
             except Exception:
                 continue
+            dataset = pydicom.dcmread(file, force=True)
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            dataset = pydicom.dcmread(file, force=True)
             try:
                 ours = decode(dataset)
                 same = np.array_equal(ours, pixels)
@@ -234,7 +238,7 @@ def test_compressed_images_that_claim_another_size_are_refused_before_decoding(s
         coded.compress(syntax)
         at = coded.PixelData.index(marker) + (7 if syntax == JPEGLSLossless else 6)
         coded.PixelData = coded.PixelData[:at] + b"\x7f" + coded.PixelData[at + 1 :]
-        with pytest.raises(Refused, match="the compressed image is of"):
+        with pytest.raises(Refused, match=r"the compressed image (is of|claims more)"):
             decode(coded)
     huge = image(stored[0], "CR", "1", Rows=60000, Columns=60000)
     with pytest.raises(Refused, match="the header claims 6866 MiB of pixels, more than the 2048 MiB accepted"):
@@ -242,18 +246,11 @@ def test_compressed_images_that_claim_another_size_are_refused_before_decoding(s
 
 
 def test_deflated_data_are_counted_before_they_are_unpacked(tmp_path: Path) -> None:
-    import zlib
-
-    save(image(np.zeros((4, 4), np.uint8), "CR", "1"), tmp_path, ["plain"])
-    plain = (tmp_path / "plain").read_bytes()
-    end = 144 + int.from_bytes(plain[140:144], "little")
-    packer = zlib.compressobj(9, wbits=-zlib.MAX_WBITS)
-    bomb = b"".join(packer.compress(bytes(1 << 24)) for _ in range(130)) + packer.flush()
-    meta = plain[:end].replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2.1.99")
-    grown = int.from_bytes(plain[140:144], "little") + 2
-    meta = meta[:140] + grown.to_bytes(4, "little") + meta[144:]
-    at = meta.index(b"1.2.840.10008.1.2.1.99")
-    meta = meta[: at - 2] + (22).to_bytes(2, "little") + meta[at:]
-    (tmp_path / "plain").write_bytes(meta + bomb)
-    _, findings = ingested(tmp_path)
-    assert [f.check for f in findings] == ["too-large"]
+    deflated = image(np.zeros((1024, 1024), np.uint8), "CR", "1")
+    deflated.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    save(deflated, tmp_path, ["deflated"])
+    data = (tmp_path / "deflated").read_bytes()
+    assert len(data) < 10_000
+    refuse_bomb(data, 2 << 20)
+    with pytest.raises(Refused, match="deflated data that unpack to more than the 1 MiB accepted"):
+        refuse_bomb(data, 1 << 20)

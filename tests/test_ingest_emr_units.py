@@ -57,6 +57,7 @@ def test_units_are_read_however_they_are_written() -> None:
     assert len({read_unit(text) for text in spellings}) == 1
     assert read_unit("[iU]/L") == read_unit("IU/L") == read_unit("U/l")
     assert read_unit("10*9/L") == read_unit("x10^9/L") == read_unit("10⁹/L") == read_unit("K/µL") == read_unit("10*3/uL{cells}")
+    assert factor("ng/mL", "µg/L") == factor("K/µL", "10^9/L") == 1
     assert read_unit("mg%") == read_unit("mg/100 mL") == read_unit("mg/dL")
 
 

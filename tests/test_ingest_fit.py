@@ -18,7 +18,7 @@ def staged(number: int, **facts) -> Staged:
     channels = facts.pop("channels", 1)
     dtype = facts.pop("dtype", "|u1")
     plain = Staged(
-        sample_id=f"{number:016x}", patient=f"p{number:05d}", person=f"p{number:05d}", study="", series="", site="",
+        sample_id=f"{number:016x}", patient=f"p{number:05d}", person=f"p{number:05d}", study="", series="", site="", called=(),
         image=Place("", 0, (channels, *shape), dtype), mask=None, content=f"c{number}", likeness="", mask_values=(), label=None, labels=None, split="",
         spacing=None, affine=None, unit="raw", files=(),
     )  # fmt: skip

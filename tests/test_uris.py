@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from stores import ENVIRONMENT, S3, refusing_server, s3_server
 
 from cohorts import tiny_classification_cohort, tiny_segmentation_cohort
 from hepdist.errors import CohortError, IngestError, StoreError
@@ -26,6 +25,7 @@ from hepdist.place import Place, absolute, place_of
 from hepdist.shards import fetch
 from hepdist.shards.manifest import SPLITS, Manifest
 from hepdist.shards.read import SplitReader, open_split
+from object_stores import ENVIRONMENT, S3, refusing_server, s3_server
 
 pytest.importorskip("moto", reason="moto is not installed (pip install 'hepdist[dev]')")
 NUMBER = count()
@@ -169,10 +169,10 @@ def test_a_row_group_costs_one_request_and_its_next_batch_none(server: S3, bucke
 def test_row_groups_are_forgotten_once_they_take_too_much_memory(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     manifest = tiny_segmentation_cohort(tmp_path / "c")
     copy_up(tmp_path / "c", f"{bucket}/c")
-    monkeypatch.setattr(fetch, "RECENT", fetch.Recent(100_000))
+    monkeypatch.setattr(fetch, "RECENT", fetch.Recent(40_000))
     reader = SplitReader(f"{bucket}/c", manifest, "train")
     reader.arrays(np.arange(len(reader)), ["image"])
-    assert sum(part.nbytes for part in fetch.RECENT._parts.values()) <= 100_000 < len(reader) * manifest.fields["image"].nbytes
+    assert sum(part.nbytes for part in fetch.RECENT._parts.values()) <= 40_000 < len(reader) * manifest.fields["image"].nbytes
     assert len(fetch.RECENT._parts) > 0
 
 

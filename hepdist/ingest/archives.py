@@ -29,8 +29,9 @@ PACKED: dict[bytes, Callable[[IO[bytes]], Any]] = {
     b"BZh": bz2.BZ2File,
 }
 """How to unpack what begins like this."""
-DAMAGE = (tarfile.TarError, OSError, EOFError, lzma.LZMAError, zlib.error, ValueError)
-"""What a broken archive makes Python's readers raise."""
+UNPACKING = (tarfile.TarError, OSError, EOFError, lzma.LZMAError, zlib.error)
+DAMAGE = (*UNPACKING, ValueError)
+"""What a broken archive makes Python's readers raise; ValueError comes from numbers in extended headers."""
 WALKED = 1 << 20
 """Bytes of an archive that are read at once on the way from header to header."""
 
@@ -128,8 +129,10 @@ def is_tar(place: Place, name: str) -> bool:
     try:
         with place.reaching(), place.open_input(name) as file, _unpacked(file) as plain:
             tarfile.TarInfo.frombuf(plain.read(tarfile.BLOCKSIZE), "utf-8", "surrogateescape")
-    except DAMAGE:
+    except tarfile.TarError:
         return False
+    except UNPACKING:  # packed, and broken in its first block
+        return ".tar" in name or name.endswith((".tgz", ".txz", ".tbz2"))
     return True
 
 
@@ -160,7 +163,7 @@ def _opened(place: str, name: str, stamp: str) -> Plain:
     if where.stamp(name) != stamp:
         raise OSError("the archive was changed while it was read")
     source = where.open_input(name)
-    if any(source.read_at(len(magic), 0) == magic for magic in PACKED):
+    if source.read(max(map(len, PACKED))).startswith(tuple(PACKED)):
         scratch = tempfile.TemporaryFile()  # noqa: SIM115
         with where.reaching(), source, _unpacked(source) as plain:
             shutil.copyfileobj(plain, scratch, WALKED)
@@ -190,7 +193,9 @@ def _fetch(place: Place, source: pa.NativeFile, size: int, offset: int) -> bytes
 
 def _unpacked(file: Any) -> Any:
     """The stream, through whatever unpacks it."""
-    magic = file.read_at(max(map(len, PACKED)), 0)
+    file.seek(0)
+    magic = file.read(max(map(len, PACKED)))
+    file.seek(0)
     opener = next((opener for start, opener in PACKED.items() if magic.startswith(start)), None)
     buffered = io.BufferedReader(file, WALKED)
     return opener(buffered) if opener else buffered

@@ -25,6 +25,10 @@ class Columns:
     mask_values: tuple[int, ...]
     """Value in the source's masks of each class index."""
     emr: tuple[EMRColumn, ...]
+    sequence: tuple[EMRColumn, ...]
+    visits: int
+    """Length of the sequences; 0: none."""
+    some_without_image: bool
     geometry: tuple[str, ...]
     """Those of spacing, source_shape, original_shape, offset and affine that the cohort has."""
     length: str
@@ -42,6 +46,14 @@ class Columns:
         if self.emr:
             fields.append(TensorField("emr", "float32", (len(self.emr),), "see manifest.emr; missing = 0"))
             fields.append(TensorField("emr_missing", "uint8", (len(self.emr),), "1 = missing"))
+        if self.visits:
+            shape = (self.visits, len(self.sequence))
+            fields.append(TensorField("sequence", "float32", shape, "see manifest.sequence; oldest first; missing = 0", "TF"))
+            fields.append(TensorField("sequence_missing", "uint8", shape, "1 = missing", "TF"))
+            fields.append(TensorField("sequence_gap", "float32", shape[:1], "days since the visit before", "T"))
+            fields.append(TensorField("sequence_length", "int32", (1,), "visits; what follows them is padding"))
+        if self.some_without_image:
+            fields.append(TensorField("image_missing", "uint8", (1,), "1 = no image"))
         if self.layout is not None:
             fields += _geometry(axes, self.length, self.geometry)
         return {field.name: field for field in fields}
@@ -60,6 +72,12 @@ class Columns:
             row["label"] = sample.labels
         if self.emr:
             row["emr"], row["emr_missing"] = emr_vector(sample, self.emr)
+        if self.visits:
+            nothing = np.zeros((self.visits, len(self.sequence))), np.ones((self.visits, len(self.sequence))), np.zeros(self.visits), 0
+            found = sample.visits or nothing
+            row |= dict(zip(("sequence", "sequence_missing", "sequence_gap", "sequence_length"), found, strict=True))
+        if self.some_without_image:
+            row["image_missing"] = fitted is None
         if fitted is None:
             return row
         row["image"] = fitted.image

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from itertools import groupby
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
+import pydicom
 from pydicom.dataset import Dataset
 
 from hepdist.ingest.dicom_header import Header, Plane
 from hepdist.ingest.dicom_items import ImageItem, Painted, VolumeItem
 from hepdist.ingest.dicom_pixels import display_values, modality_values, pixel_spacing, read_frames, read_pixels
 from hepdist.ingest.dicom_plan import Each, Wanted, plan
-from hepdist.ingest.dicom_refused import Refused
+from hepdist.ingest.dicom_refused import Refused, quiet
 from hepdist.ingest.files import Files
+from hepdist.ingest.headers import TAGS
 from hepdist.ingest.sample import Finding, Sample
 
 INCOMPLETE = Refused("incomplete", "another file of the series can't be read")
@@ -84,7 +86,7 @@ class DicomSource:
                 mask=mask,
                 spacing=pixel_spacing(dataset),
                 files=(*item.files, *painted.used),
-                **_facts(header),
+                **self._keys(header),
             )
             for frame, (dataset, pixels) in enumerate(decoded)
         ]
@@ -107,8 +109,15 @@ class DicomSource:
             spacing=item.stack.spacing,
             affine=item.stack.affine,
             files=(*item.files, *painted.used),
-            **_facts(item.header),
+            **self._keys(item.header),
         )
+
+    def _keys(self, header: Header) -> dict[str, Any]:
+        """Raw keys of one file, and its header as far as facts of it may leave once they are cleaned."""
+        with quiet(), self._files.open(header.file) as stream:
+            tags = pydicom.dcmread(cast(Any, stream), force=True, stop_before_pixels=True, specific_tags=cast(Any, TAGS))
+        of = {"patient": header.patient, "study": header.study, "series": header.series}
+        return {**of, "site": header.facts.site, "date": header.facts.date, "header": tags}
 
     def _planes(self, item: VolumeItem) -> Iterator[np.ndarray]:
         """Modality values [H, W] of each plane in order, one plane in memory at a time."""
@@ -161,18 +170,6 @@ def _grey(pixels: np.ndarray, plane: Plane) -> np.ndarray:
     if pixels.shape != plane.size:
         raise Refused("colour", "a slice in colour, which is no CT, MR or PT measurement")
     return pixels
-
-
-def _facts(header: Header) -> dict[str, Any]:
-    facts = header.facts
-    return {
-        "patient": header.patient,
-        "study": header.study,
-        "series": header.series,
-        "site": facts.site,
-        "date": facts.date,
-        "attributes": dict(facts.attributes),
-    }
 
 
 def _finding(item: ImageItem | VolumeItem, name: str, refused: Refused) -> Finding:

@@ -51,7 +51,7 @@ def refuse_bomb(data: bytes, largest: int) -> None:
 
 def is_deflated(start: bytes) -> bool:
     """Whether a file's first KiB names the deflated transfer syntax."""
-    return DeflatedExplicitVRLittleEndian.encode() + b"\0" in start[132:1024]
+    return DeflatedExplicitVRLittleEndian.encode() in start[132:1024]
 
 
 def _size(frame: bytes) -> tuple[int, int] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
@@ -12,7 +12,7 @@ import numpy as np
 from hepdist.errors import IngestError
 from hepdist.ingest.dicom_header import Header
 from hepdist.ingest.dicom_items import ImageItem, Mask, VolumeItem
-from hepdist.ingest.dicom_mask_series import folder_name, folder_of
+from hepdist.ingest.dicom_mask_series import folder_name
 from hepdist.ingest.dicom_refused import Refused
 from hepdist.ingest.dicom_regions import whole_steps
 from hepdist.ingest.dicom_series import Stack, stack
@@ -40,8 +40,11 @@ def attach(
     candidates: list[_Candidate] = []
     findings: list[Finding] = []
     by_series: dict[tuple[str, str], list[int]] = defaultdict(list)
+    below: dict[str, list[int]] = defaultdict(list)
     for index, item in enumerate(items):
         by_series[item.header.study, item.header.series].append(index)
+        for folder in _folders(item.header):
+            below[folder].append(index)
     for header in sorted(drawn, key=lambda h: h.sop_instance):
         try:
             candidates.append(_drawn(header, items, by_series, declared))
@@ -49,7 +52,7 @@ def attach(
             findings.append(_finding(header, refused))
     for members in sorted(series, key=lambda m: min(h.sop_instance for h in m)):
         try:
-            candidates.append(_slices(members, items, declared, pattern))
+            candidates.append(_slices(members, items, below, declared, pattern))
         except Refused as refused:
             findings += [_finding(header, refused) for header in members]
     if not candidates:
@@ -69,7 +72,11 @@ def _drawn(header: Header, items: Items, by_series: dict[tuple[str, str], list[i
     targets = [index for uid, _ in header.references for index in by_series.get((header.study, uid), ())]
     if not header.references:
         targets = [
-            n for n, i in enumerate(items) if i.header.study == header.study and _one_frame_of_reference(i.header, header, known=True)
+            n
+            for (study, _), indices in by_series.items()
+            if study == header.study
+            for n in indices
+            if _one_frame_of_reference(items[n].header, header, known=True)
         ]
     # of several series that it names, those in its own frame of reference; where it names one, that one
     targets = [n for n in targets if _one_frame_of_reference(items[n].header, header)] or targets
@@ -90,14 +97,16 @@ def _drawn(header: Header, items: Items, by_series: dict[tuple[str, str], list[i
     )
 
 
-def _slices(members: list[Header], items: Items, declared: tuple[str, ...], pattern: str | None) -> _Candidate:
+def _slices(members: list[Header], items: Items, below: dict[str, list[int]], declared: tuple[str, ...], pattern: str | None) -> _Candidate:
     header = members[0]
     own = stack([plane for h in members for plane in h.planes])
-    near = [n for n, item in enumerate(items) if isinstance(item, VolumeItem) and _may_be_of(header, item.header)]
-    fitting = [n for n in near if _fits(own, items[n], resample=pattern is not None)]
-    depth = max((_shared_folders(header, items[n].header) for n in fitting), default=0)
-    targets = [n for n in fitting if _shared_folders(header, items[n].header) == depth]
-    if not targets:
+    targets: list[int] = []
+    for folder in _folders(header):  # the images nearest to the mask in the tree of folders are its own, where they fit
+        volumes = [n for n in below.get(folder, ()) if isinstance(items[n], VolumeItem)]
+        targets = [n for n in volumes if _may_be_of(header, items[n].header) and _fits(own, items[n], resample=pattern is not None)]
+        if targets:
+            break
+    else:
         raise Refused("unpaired", "a series of binary slices on the grid of no image series")
     if len({(items[n].header.patient, items[n].header.study) for n in targets}) > 1:
         raise Refused("unpaired", "a series of binary slices that fits images of several studies; keep each study's masks in its folder")
@@ -133,9 +142,9 @@ def _fits(mask: Stack, item: ImageItem | VolumeItem, resample: bool) -> bool:
     return whole_steps(mask.affine, mask.shape, item.stack) is not None and bool((ends > -0.5).all() and (ends < limit + 0.5).all())
 
 
-def _shared_folders(a: Header, b: Header) -> int:
-    pairs: Sequence[tuple[str, str]] = list(zip(PurePosixPath(folder_of(a)).parts, PurePosixPath(folder_of(b)).parts, strict=False))
-    return next((depth for depth, (x, y) in enumerate(pairs) if x != y), len(pairs))
+def _folders(header: Header) -> list[str]:
+    """The folder of a file and those above it, up to the source's own."""
+    return [str(folder) for folder in PurePosixPath(header.file).parents]
 
 
 def _finding(header: Header, refused: Refused) -> Finding:

@@ -26,7 +26,7 @@ from pydicom.uid import (
 
 from hepdist.ingest.dicom_codestream import LARGEST, check_frames, refuse_bomb
 from hepdist.ingest.dicom_header import functional_group, opened
-from hepdist.ingest.dicom_refused import Refused, quiet
+from hepdist.ingest.dicom_refused import Refused, muted, quiet
 from hepdist.ingest.files import Files
 
 GREY = np.array([0.299, 0.587, 0.114])
@@ -56,9 +56,10 @@ def read_dataset(files: Files, name: str) -> Dataset:
 
 
 def read_frames(files: Files, name: str, frames: Sequence[int]) -> Iterator[tuple[Dataset, np.ndarray]]:
-    """The header of a multi-frame file and the stored values ([H, W], or [H, W, 3] of colour) of each frame asked for, in that order. Raises Refused.
+    """The header of a multi-frame file and the stored values of each frame asked for, in that order.
 
-    One decoded frame is in memory at a time; of uncompressed data also no more than one frame is read.
+    [H, W], or [H, W, 3] of colour. One decoded frame is in memory at a time; of uncompressed data no more than one is read.
+    Raises Refused as `decode` does.
     """
     with opened(files, name) as stream:
         header = Dataset()
@@ -68,7 +69,7 @@ def read_frames(files: Files, name: str, frames: Sequence[int]) -> Iterator[tupl
                 decoded = _frame_by_frame(files, name, cast(Any, stream), header, frames)
             with closing(decoded):  # before the stream is: it seeks in it when it ends
                 for _ in frames:
-                    with quiet():  # not around the loop: what the consumer warns of is its own
+                    with quiet(), muted():  # not around the loop: what the consumer warns of is its own
                         pixels = next(decoded)
                     yield header, _native(pixels)
         except Refused:
@@ -80,9 +81,8 @@ def read_frames(files: Files, name: str, frames: Sequence[int]) -> Iterator[tupl
 def decode(dataset: Dataset) -> np.ndarray:
     """Stored values as pydicom decodes them: [H, W] or [H, W, 3], with a leading axis for several frames; native byte order.
 
-    Colour is RGB (YBR is converted, a palette is not yet applied). Adds to pydicom's decoders: files
-    without file meta information, run-length-encoded 1-bit frames and Deflated Image Frame Compression (1-bit segmentations
-    use both). Raises Refused with check 'truncated', 'no-pixels', 'too-large' or 'decode'; the reason names the transfer syntax.
+    Colour is RGB (YBR is converted, a palette is not yet applied). Adds to pydicom's decoders: files without file meta
+    information, run-length-encoded 1-bit frames and Deflated Image Frame Compression (1-bit segmentations use both). Raises Refused with check 'truncated', 'no-pixels', 'too-large' or 'decode'; the reason names the transfer syntax.
     """
     if not any(keyword in dataset for keyword in PIXELS):
         raise Refused("truncated", "the file ends inside its pixel data")
@@ -93,7 +93,8 @@ def decode(dataset: Dataset) -> np.ndarray:
             syntax = dataset.file_meta.TransferSyntaxUID
             if (dataset.get("BitsAllocated") == 1 and syntax == RLELossless) or syntax == DEFLATED_FRAMES:
                 return _native(_packed_frames(dataset))
-            return _native(pixel_array(dataset))
+            with muted():
+                return _native(pixel_array(dataset))
     except Refused:
         raise
     except Exception:  # every plug-in raises its own; the messages may quote the file
@@ -217,8 +218,9 @@ def _frame_by_frame(files: Files, name: str, stream: BinaryIO, header: Dataset, 
 
 
 def _undecodable(dataset: Dataset) -> Refused:
-    syntax = UID(str(getattr(dataset, "file_meta", {}).get("TransferSyntaxUID") or ""))
-    name = "an unknown transfer syntax" if syntax.name == str(syntax) else syntax.name  # a UID without a name could be anything
+    with quiet():  # a damaged UID is warned of
+        syntax = UID(str(getattr(dataset, "file_meta", {}).get("TransferSyntaxUID") or ""))
+        name = "an unknown transfer syntax" if syntax.name == str(syntax) else syntax.name  # a UID without a name could be anything
     return Refused("decode", f"the pixel data can't be decoded ({name})")
 
 

@@ -68,7 +68,8 @@ def coded_meaning(code: Any) -> str:
 def _meanings() -> dict[tuple[str, str], str]:
     found: dict[tuple[str, str], str] = {}
     for scheme in SCHEMES:
-        found |= {(scheme, code.value): code.meaning for code in getattr(codes, scheme).concepts.values()}
+        for code in getattr(codes, scheme).concepts.values():
+            found.setdefault((scheme, code.value), code.meaning)  # of synonyms ('Neoplasm', 'Tumor') always the same one
     return found
 
 

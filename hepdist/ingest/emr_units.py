@@ -109,20 +109,25 @@ def factor(source: str, target: str, analyte: Analyte | None = None) -> float | 
     if one is None or other is None:
         return None
     if one.kind == other.kind:
-        return one.size / other.size
+        return _exact(one.size / other.size)
     if analyte is None:
         return None
     grams = {"mass": 1.0, "substance": analyte.molar_mass, "activity": analyte.grams_per_unit}
     grams_of_one, grams_of_other = grams.get(one.kind), grams.get(other.kind)
     if grams_of_one is None or grams_of_other is None:
         return None
-    return one.size * grams_of_one / (other.size * grams_of_other)
+    return _exact(one.size * grams_of_one / (other.size * grams_of_other))
 
 
 def plausible(analyte: Analyte, unit: str) -> tuple[float, float] | None:
     """The lowest and highest value in `unit` that a patient can have; None where the unit is no known concentration of the analyte."""
     scale = factor(analyte.unit, unit, analyte)
     return None if scale is None else (0.0, analyte.high * scale)
+
+
+def _exact(ratio: float) -> float:
+    """To 12 digits: ng/mL is µg/L, not 1.0000000000000002 of it."""
+    return float(f"{ratio:.12g}")
 
 
 def _normal(text: str) -> str:

@@ -12,10 +12,8 @@ from hepdist.ingest.emr import EMRTable, read_table
 from hepdist.ingest.emr_dictionary import load_dictionary
 from hepdist.ingest.fhir import is_fhir
 from hepdist.ingest.files import Files
-from hepdist.ingest.pseudonym import Pseudonyms
 from hepdist.ingest.sample import Finding
 from hepdist.ingest.spec import IngestSpec
-from hepdist.ingest.stage import Staged
 from hepdist.shards.manifest import sha256_of
 
 KINDS = {"patient": "patient", "study": "study", "image": "sample"}
@@ -125,20 +123,3 @@ def match(
         reason = f"no image belongs to the {kind} of this row"
         findings.append(Finding(f"{file}#{table.row_of(key)}", "quarantined", f"unknown-{kind}", reason))
     return Match(rows, unmatched, findings)
-
-
-def join(samples: Sequence[Staged], path: Path, spec: IngestSpec, name: str, names: Pseudonyms) -> tuple[EMRTable, list[Finding]]:
-    """Give each sample its EMR values and, where `label` names a column, its label.
-
-    A patient without a row keeps images, with every value missing; a row without an image goes to the audit.
-    name: of the table in the audit. Raises IngestError where no row belongs to any image.
-    """
-    table = read_emr(path, spec)
-    called = {s.sample_id: ({"patient": s.patient, "study": s.study, "image": s.sample_id}[spec.emr_key],) for s in samples}
-    found = match(table, called, names.of, kind=spec.emr_key, file=path.name, keep_unmatched=spec.keep_unmatched)
-    for sample in samples:
-        key = found.rows.get(sample.sample_id, "")
-        sample.emr = dict(table.rows.get(key, {}))
-        if spec.label is not None and sample.label is None:
-            sample.label = table.labels.get(key)
-    return table, [*file_findings(table, name), *table.findings, *found.findings]

@@ -71,7 +71,8 @@ _RELATIVES_ZH = (
 BUILT_IN = Cues(
     negated_before=(
         r"\b(?:no|without|absence of|absent|lack(?:s|ing|ed)?|nor|neither|never|cannot see|fails? to (?:show|reveal|demonstrate))\b",
-        r"\b(?:not|no longer|isn't|wasn't|aren't|weren't|doesn't|didn't|don't|hasn't|haven't|hadn't)\b",
+        r"\bw/o\b|\bnon-",
+        r"\b(?:not|isn't|wasn't|aren't|weren't|doesn't|didn't|don't|hasn't|haven't|hadn't)\b",
         rf"\b(?:no|not|without|nothing)\b(?: (?:{_NOUNS})){{0,4}} (?:to |that )?(?:suggest(?:s|ed|ing|ive of)?|indicat(?:e|es|ed|ing|ive of)|"
         r"suspicious for|suspicion (?:of|for)|concern(?:ing)? for|compatible with|consistent with|in keeping with|typical (?:of|for)|shown?|"
         r"shows|possible|known(?: to have)?|diagnostic of|currently|active|ongoing|has|have|is|was|are|were|confirmed|detectable|positive|present)\b",
@@ -85,7 +86,7 @@ BUILT_IN = Cues(
         r"(?:排除|除外)了",
     ),
     negated_before_list=(
-        r"\b(?:denie[sd]|deny|denying|negative for|tests? negative for|tested negative for|free from)\b",
+        r"\b(?:denie[sd]|deny|denying|(?:(?:is|are|was|were|tests?|tested) )?(?:all |both )?negative for|free from)\b",
         r"\b(?:no|without|negative|denies|denied|never had)(?: any| known| prior| previous| past| significant| personal| reported)* "
         r"(?:history|hx|h/o)(?: of)?\b",
         r"\bno (?:known|prior|previous|past) (?:history|hx) of\b",
@@ -96,6 +97,7 @@ BUILT_IN = Cues(
         r"\b(?:not|never) (?:seen|present|found|identified|detected|demonstrated|visuali[sz]ed|evident|observed|apparent|noted|supported|diagnosed)\b",
         r"\b(?:is|was|are|were|been|be|now|both|all|effectively)? ?(?:ruled out|excluded)\b",
         r"\b(?:is|was|has been|can be) (?:ruled out|excluded|refuted)\b",
+        r"-free\b|\b(?:is|are|was|were) lacking\b|\bnot (?:a consideration|considered|a concern)\b",
         r"\((?:-|–|—|−|neg)\)",
         r"(?:阴性|转阴|已排除|可排除|已除外|可除外|被排除|不成立|依据不足|证据不足)",
         r"(?:未见|未检出|未发现|不支持|不存在|不明显|排除)(?:[,。;\s]|$)",
@@ -118,7 +120,7 @@ BUILT_IN = Cues(
         r"(?:^|[\s(,:])\?\s*",
         r"(?:可能|可能为|可能是|可能系|疑|疑似|可疑|怀疑|疑为|考虑|考虑为|倾向于?|似|似为|似有|拟诊|拟|不除外|不能除外|不排除|不能排除|未能排除|"
         r"尚不能除外|尚不能排除|未除外|未排除|难以排除|难以除外|待排除?|待除外|警惕|不确定|是否|有无|若|如为|如果|鉴别|高危|风险)",
-        r"(?:排除|除外|后考虑)",
+        r"(?:(?:需要?|应当?|须|建议|进一步|以便?|待|请)?(?:排除|除外)|后考虑)",
         r"可能(?:无|不是|并非|没有)",
     ),
     uncertain_after=(
@@ -137,17 +139,17 @@ BUILT_IN = Cues(
     ),
     historical_before=(
         r"\b(?:(?:history|hx|h/o|hist)(?: (?:is )?(?:significant|notable|positive))?(?: of| for|:)?|past medical history|pmhx?|past history|"
-        r"status[- ]post|s/p|previous(?:ly)?|prior|past|remote|former(?:ly)?|childhood|recovered from|cured of|treated for)\b",
+        r"status[- ]post|s/p|previous(?:ly)?|prior|past|remote|former(?:ly)?|childhood|no longer (?:has|have)|recovered from|cured of|treated for)\b",
         r"(?:既往史?|(?:病史|过去史):|曾|曾经|曾患|曾有|以前|此前|早年|幼时|幼年|童年|儿时|小时候|陈旧性?)",
         r"\d+ ?(?:余|多)?(?:年|月|个月)余?前",
     ),
     historical_after=(
-        r"\b(?:resolved|cured|(?:years?|months?|decades?) ago|in the past|as a (?:child|teenager|young adult)|in (?:childhood|adolescence|infancy)|"
+        r"\b(?:resolved|cured|cleared|eradicated|(?:years?|months?|decades?) ago|in the past|as a (?:child|teenager|young adult)|in (?:childhood|adolescence|infancy)|"
         r"previously|in remission|in (?:19|20)\d\d|by history)\b",
         r"(?:病史|史|既往史|已?治愈后?|已愈|痊愈后?|愈后)",
     ),
     family_before=(
-        r"\b(?:family (?:history|hx)|fhx?|fam\.? h(?:x|istory)|familial|runs in the family)\b",
+        r"\b(?:family (?:history|hx)|fhx?|fam\.? h(?:x|istory)|familial)(?: (?:is )?(?:significant|notable|positive))?(?: of| for|:)?",
         rf"\b(?:{_RELATIVES})\b",
         r"\b(?:exposure to|exposed to|contact with|donor)\b",
         rf"(?:家族史|家族性|{_RELATIVES_ZH}|接触)",
@@ -161,7 +163,7 @@ BUILT_IN = Cues(
     affirmed_before=(
         r"\b(?:consistent with|compatible with|in keeping with|shows?|showed|showing|demonstrates?|demonstrated|reveals?|revealed|diagnosed with|"
         r"diagnostic of|has|have|is|are|was|were|there (?:is|are)|confirms?|confirmed|now|currently|today|active|ongoing|"
-        r"presents? with|admitted (?:with|for)|positive for|remains?|proven|because|while|secondary to|due to|which|who)\b",
+        r"presents? with|admitted (?:with|for)|positive for|suffers? from|suffering from|remains?|proven|because|while|secondary to|due to|which|who)\b",
         r"(?:符合|提示|可见|见|示|诊断|诊断为|确诊|确诊为|证实|现|现有|目前|此次|本次|今|有|患|患有|表现为|呈|合并|伴|并发|为|系|由于|因|仅)",
     ),
     affirmed_after=(
@@ -182,7 +184,7 @@ BUILT_IN = Cues(
         r"\b(?:no|not|without)(?: (?:significant|interval|definite|appreciable|substantial|further|marked|obvious)){0,2} "
         r"(?:changes?|increase|decrease|improvement|progression|worsening) (?:in|from|since|compared)\b",
         r"\b(?:no doubt|not only|not (?:yet )?resolved|has not (?:yet )?resolved|not improved|not just|gram negative|unchanged)\b",
-        r"\b(?:clinical|present|brief) history:?",
+        r"\b(?:(?:clinical|present|brief|patient) history:?|history of (?:the )?present(?:ing)? illness)",
         r"\b(?:compared (?:with|to)|comparison with|since|from|versus|vs\.?) (?:the |a )?(?:prior|previous|old|past)(?: (?:\w+ )?"
         r"(?:exam(?:ination)?|study|ct|mri?|ultrasound|film|image|imaging|scan)s?)?\b",
         r"\b(?:prior|previous|old|past) (?:\w+ )?(?:exam(?:ination)?|study|ct|mri?|ultrasound|film|image|imaging|scan|report)s?\b",

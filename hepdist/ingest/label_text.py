@@ -27,8 +27,15 @@ _REACH = 100
 _END = re.compile(r"[!;。\n]|(?<=[\w)])\?|\.(?=\s|$|[^\x00-\x7f])")
 _NO_END = re.compile(r"(?:\b(?:evid|hx|pt|dr|vs|approx|fam|neg|pos|e\.g|i\.e|cf|resp|poss|prob)|(?:^|[\n:;。.])\s*\d{1,2})$", re.IGNORECASE)
 _COMMA = re.compile(r",(?!\d)")
-# A line may break within a Chinese phrase; nothing ends in one of these.
-_BROKEN_LINE = re.compile(r"(?<=[未无不没])[ \t]*\n\s*")
+_SPACES = re.compile(r"[^\S\n]+")
+# An English line that goes on in lower case is wrapped where it is long or its neighbour's words tell; else it may be an item of a list,
+# which a comma leaves in doubt. No Chinese line ends in one of these characters.
+_WRAPPED = re.compile(
+    r"([^\n]{40}|\b(?:of|or|and|the|an?|no|not|any|with|without|for|to|in|by|is|was|acute|chronic|active|evidence|findings?|signs?)) ?\n ?(?=[a-z])"
+    r"| ?\n ?(?=(?:of|or|and|nor|to|for|in|on|by|with|is|was|are|were|has|have)\b)"
+)
+_LOWER_CASE_LINE = re.compile(r" ?\n ?(?=[a-z])")
+_WRAPPED_CHINESE = re.compile(r"(?<=[未无不没]) ?\n ?")
 
 
 @dataclass(frozen=True)
@@ -58,6 +65,7 @@ def compiled(pattern: str) -> Any:
     """An RE2 expression, the case ignored, the longest match counted. Raises ValueError with the reason."""
     options = re2.Options()
     options.longest_match, options.case_sensitive, options.log_errors = True, False, False
+    options.never_capture = True  # only the whole match counts, and groups cost a second machine
     try:
         expression = re2.compile(simplified(pattern), options)
     except re2.error as error:
@@ -96,15 +104,14 @@ class TextReader:
         Raises ValueError for a pattern that RE2 refuses.
         """
         self._findings = {
-            name: [(compiled(_any(patterns)), patterns is f.denied) for patterns in (f.text, f.denied) if patterns]
-            for name, f in findings.items()
+            name: [(_any_of(patterns), patterns is f.denied) for patterns in (f.text, f.denied) if patterns] for name, f in findings.items()
         }
         self._covers = {name: frozenset(f.covers) for name, f in findings.items()}
         ignored = tuple(ignore)
-        self._ignore = compiled(_any(ignored)) if ignored else None
+        self._ignore = _any_of(ignored) if ignored else None
         more = cues or Cues()
         self._cues = [
-            (compiled(_any(patterns)), kind, own)
+            (_any_of(patterns), kind, own)
             for own, source in ((True, more), (False, BUILT_IN))
             for kind, patterns in source.model_dump().items()
             if patterns
@@ -114,7 +121,7 @@ class TextReader:
         """Mentions in the order of the text. Raises TextTooLong."""
         if len(text) > LONGEST_TEXT:
             raise TextTooLong(f"a text of more than {LONGEST_TEXT} characters")
-        text = simplified(unicodedata.normalize("NFKC", _BROKEN_LINE.sub("", text))).replace("\r\n", "\n")
+        text = _normal(text)
         ignored = [match.span() for match in self._ignore.finditer(text)] if self._ignore else []
         mentions = self._mentions(text, ignored)
         if not mentions:
@@ -177,8 +184,17 @@ class TextReader:
         return [t for t in tokens if t.kind != "neutral"]
 
 
-def _any(patterns: Iterable[str]) -> str:
-    return "|".join(f"(?:{p})" for p in patterns)
+def _normal(text: str) -> str:
+    """Half-width, simplified, one space at a time, wrapped lines joined."""
+    text = _SPACES.sub(" ", simplified(unicodedata.normalize("NFKC", text)))
+    return _WRAPPED_CHINESE.sub("", _LOWER_CASE_LINE.sub(", ", _WRAPPED.sub(r"\1 ", text)))
+
+
+def _any_of(patterns: tuple[str, ...]) -> Any:
+    """One expression for all, each checked alone first: an error names the one that is wrong."""
+    for pattern in patterns:
+        compiled(pattern)
+    return compiled("|".join(f"(?:{p})" for p in patterns))
 
 
 def _sentences(text: str, cues: list[_Token], mentions: list[_Token]) -> Iterable[list[_Token]]:
@@ -196,15 +212,11 @@ def _sentences(text: str, cues: list[_Token], mentions: list[_Token]) -> Iterabl
 
 
 def _ends_sentence(text: str, at: int, cue_ends: set[int]) -> bool:
-    """A line ends a sentence unless it goes on in lower case or breaks off in a cue or a heading that is one."""
+    """A line ends a sentence unless it breaks off in a cue, or in a heading that is one ('Family history:')."""
     before = text[max(0, at - 20) : at]
     if text[at] == ".":
         return _NO_END.search(before) is None
-    if text[at] != "\n":
-        return True
-    next_letter = text[at : at + 20].lstrip()[:1]
-    goes_on = next_letter.isascii() and next_letter.islower() and before.rstrip()[-1:] not in tuple(".!?。")
-    return not (goes_on or at - len(before) + len(before.rstrip(" \t:")) in cue_ends)
+    return text[at] != "\n" or cue_ends.isdisjoint(range(at - len(before) + len(before.rstrip(" :")), at + 1))
 
 
 def _beside_chinese(text: str, at: int) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,23 +13,37 @@ import hepdist
 from hepdist.errors import IngestError
 from hepdist.ingest.audit import Audit, row_of, rows_of
 from hepdist.ingest.classes import Bad, check_multilabel, name_labels, name_mask_classes
+from hepdist.ingest.clinical import LABELS, Clinical, attach, read_clinical, write_evidence
 from hepdist.ingest.columns import Columns
 from hepdist.ingest.detect import open_source
 from hepdist.ingest.files import Files
 from hepdist.ingest.fit import fit_changes, misfits, plan_layout
 from hepdist.ingest.folder import open_part, publish, refuse_existing, sign
-from hepdist.ingest.join import join, table_path
+from hepdist.ingest.join import table_path
 from hepdist.ingest.parallel import Each, as_map, processes
 from hepdist.ingest.pseudonym import Pseudonyms, read_salt
 from hepdist.ingest.sample import Source
 from hepdist.ingest.spec import IngestSpec, parse_options
 from hepdist.ingest.split import decide
 from hepdist.ingest.stage import Staged
-from hepdist.ingest.statistics import DRAWN, Moments, Part, counts, fingerprint, missing_shares, normalisation_of_emr
+from hepdist.ingest.statistics import (
+    DRAWN,
+    Moments,
+    Part,
+    counts,
+    fingerprint,
+    missing_shares,
+    missing_shares_of_visits,
+    normalisation_of_emr,
+    normalisation_of_visits,
+)
+from hepdist.ingest.table import TableSource
+from hepdist.ingest.told import declared_names, told
 from hepdist.ingest.unit import UnitReader, units_of
 from hepdist.ingest.unite import Record
+from hepdist.ingest.vocabulary import safe_names
 from hepdist.ingest.write import ShardWriter, plan_shards
-from hepdist.shards.manifest import SPLITS, EMRColumn, Manifest, Shard
+from hepdist.shards.manifest import SPLITS, Manifest, Shard
 
 Progress = Callable[[int, int], None]
 
@@ -48,7 +61,7 @@ def run(source: str, cohort: str, options: list[str], progress: Progress | None 
     table, inside = table_path(files, spec)
     with processes(spec.workers or _processes_for(files)) as each:
         reader = open_source(files, spec, inside, as_map(each))
-        if spec.label is not None and table is None and reader.kind != "images":
+        if spec.label is not None and table is None and reader.kind not in ("images", "volumes", "table"):
             raise IngestError(f"ingest key 'label' is '{spec.label}', a column, but there is no table; add emr=TABLE.csv")
         part = open_part(target, sign(spec, files, table, names))
         try:
@@ -83,24 +96,38 @@ class Build:
         self.spec, self.names, self.each, self.progress = spec, names, each, progress
         self.stage = part / "staging"
         self.audit = Audit()
+        self.declared = declared_names(spec)
 
     def run(self, name: str) -> Manifest:
         samples = self._read()
         samples = self._without(samples, [(s, "geometry", "its channels or axes are not those of most images") for s in misfits(samples)])
-        emr, declared = self._join(samples)
-        samples, label_names, mask_classes, mask_values = self._classes(samples, declared or self.source.label_names)
+        clinical = self._join(samples)
+        samples, label_names, mask_classes, mask_values = self._classes(samples, clinical.label_names or self.source.label_names)
         samples, split_rule = self._split(samples)
 
+        # a class may be called after a person; what its owner didn't declare is told only if it is made of ordinary words
+        label_names = safe_names(label_names, "class", self.declared)
+        mask_classes = safe_names(mask_classes, "label", self.declared)
         pictured = any(s.image is not None for s in samples)
         layout = plan_layout(samples, self.spec) if pictured else None
         geometry = _geometry(samples, bool(mask_classes), fit_changes(samples, layout)) if layout else ()
         length = "mm" if any(s.spacing is not None for s in samples) else "source pixels"
-        columns = Columns(layout, label_names, self.source.multilabel, mask_classes, mask_values, emr, geometry, length)
+        columns = Columns(
+            layout, label_names, self.source.multilabel, mask_classes, mask_values, clinical.columns, clinical.sequence, clinical.visits,
+            pictured and any(s.image is None for s in samples), geometry, length,
+        )  # fmt: skip
         written = self._write(samples, columns)
         for sample in samples:
             for row in rows_of(sample, "ingested") if sample.files else ():
                 self.audit.add(row)
         self.audit.write(self.part / "audit.parquet")
+        headers = [s.header for s in samples if s.header is not None]
+        if headers:
+            from hepdist.ingest.headers import HEADERS, write_headers
+
+            write_headers(self.part / HEADERS, headers)
+        if clinical.evidence:
+            write_evidence(self.part / LABELS, clinical.evidence)
         return self._manifest(name, samples, columns, written, split_rule)
 
     def _read(self) -> list[Staged]:
@@ -125,16 +152,19 @@ class Build:
             raise IngestError(f"no image of the source could be ingested; the commonest reason is {self.audit.commonest()}")
         return list(samples.values())
 
-    def _join(self, samples: list[Staged]) -> tuple[tuple[EMRColumn, ...], tuple[str, ...]]:
-        """EMR columns, and the classes of those labels of the table that an image has; both empty without a table."""
-        if self.table is None:
-            return (), ()
-        _, inside = table_path(self.files, self.spec)
-        table, findings = join(samples, self.table, self.spec, next(iter(inside), self.table.name), self.names)
-        for finding in findings:
+    def _join(self, samples: list[Staged]) -> Clinical:
+        """What the EMR table gives, where there is one; it may add samples without an image."""
+        if isinstance(self.source, TableSource):
+            clinical = attach(samples, self.source.table, "table", self.spec, self.names, whole=True)
+        elif self.table is not None:
+            _, inside = table_path(self.files, self.spec)
+            name = next(iter(inside)) if len(inside) == 1 else self.table.name
+            clinical = attach(samples, read_clinical(self.table, self.spec), name, self.spec, self.names, whole=False)
+        else:
+            return Clinical()
+        for finding in clinical.findings:
             self.audit.add(row_of(finding, self.names, self.files.sha256))
-        there = {s.label for s in samples}
-        return table.columns, tuple(name for name in table.label_names if name in there)
+        return clinical
 
     def _classes(
         self, samples: list[Staged], declared: tuple[str, ...]
@@ -147,11 +177,13 @@ class Build:
         else:
             label_names, bad = name_labels(samples, spec.label_names or declared, spec.unlabelled)
             samples = self._without(samples, bad)
-        masked = sum(s.mask is not None for s in samples)
-        wanted = spec.masks == "require" or (spec.masks == "auto" and masked and (masked == len(samples) or not label_names))
+        masked, pictured = (
+            sum(place is not None for place in places) for places in zip(*((s.mask, s.image) for s in samples), strict=True)
+        )
+        wanted = spec.masks == "require" or (spec.masks == "auto" and masked and (masked == pictured or not label_names))
         if not wanted:
             return samples, label_names, (), ()
-        samples = self._without(samples, [(s, "unpaired", "image without a mask") for s in samples if s.mask is None])
+        samples = self._without(samples, [(s, "unpaired", "image without a mask") for s in samples if s.image and s.mask is None])
         mask_classes, mask_values, bad = name_mask_classes(samples, spec.classes or source.mask_classes)
         return self._without(samples, bad), label_names, mask_classes, mask_values
 
@@ -188,6 +220,8 @@ class Build:
         normalisation = {"image": {"mean": moments.mean.tolist(), "std": moments.std.tolist()}} if columns.layout else {}
         if columns.emr:
             normalisation["emr"] = normalisation_of_emr(samples, columns.emr)
+        if columns.visits:
+            normalisation["sequence"] = normalisation_of_visits(samples, columns.sequence)
         shares = missing_shares(samples, columns.emr)
         return Manifest(
             name=name,
@@ -196,7 +230,8 @@ class Build:
             shards=tuple(shard for shard, _ in written),
             label_names=columns.label_names,
             multilabel=columns.multilabel,
-            emr=tuple(replace(column, missing_share=share) for column, share in zip(columns.emr, shares, strict=True)),
+            emr=told(columns.emr, shares, self.declared),
+            sequence=told(columns.sequence, missing_shares_of_visits(samples, columns.sequence), self.declared),
             counts={**counts(samples, columns.label_names, columns.mask_classes, mask_rows), "audit": self.audit.counts()},
             normalisation=normalisation,
             fingerprint=fingerprint(samples, [voxels for _, part in written for voxels in part.drawn]),

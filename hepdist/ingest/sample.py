@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -42,8 +42,8 @@ class Sample:
     """Raw key of the institution or scanner, where the source names one; for a split by site."""
     date: datetime.date | None = None
     """Of the study; for a split by date. Never written."""
-    attributes: dict[str, str | float] = field(default_factory=dict)
-    """Facts that may leave ingest as they are, such as age in years, sex, or the scanner's model."""
+    header: Any = None
+    """A raw pydicom Dataset of one of its files, with the tags of hepdist.ingest.headers.TAGS, where it came as DICOM."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import re
 from typing import Annotated, Any, Literal
 
 from annotated_types import Len
-from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt, field_validator
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from hepdist.errors import RecipeError
 from hepdist.spec import Spec, known_keys, parse, unknown_key
@@ -75,8 +75,14 @@ class IngestSpec(Spec):
     """Visits kept of each patient, the last ones; None: the 95th percentile of their numbers."""
     emr_drop: tuple[str, ...] = ()
     """Columns of the EMR table to leave out, such as the follow-up that tells the label."""
+    label_rules: str | None = None
+    """YAML file of rules that make labels of ICD codes and report texts in the EMR table, or the name of a shipped one ('hepatitis')."""
     keep_unmatched: bool = False
     """Keep EMR rows that no image belongs to, as rows without an image."""
+    reidentification_map: str | None = None
+    """File, outside the cohort, for the encrypted way back from pseudonyms to raw keys (hepdist reidentify); None: none is written."""
+    reidentification_key: str | None = None
+    """File that holds the secret of that map: a passphrase or random text of at least 16 bytes, kept apart from the map."""
     size: Annotated[tuple[PositiveInt, ...], Len(2, 3)] | None = None
     """Spatial shape of every image: H,W (resized, aspect kept, then padded) or D,H,W (cropped or padded about the
     centre). None: the common shape, or one that holds all volumes in multiples of 8."""
@@ -132,6 +138,12 @@ class IngestSpec(Spec):
             if groups < 1:
                 raise ValueError("put the part to keep in parentheses, such as '_([01])\\.png$'")
         return value
+
+    @model_validator(mode="after")
+    def _map_with_key(self) -> IngestSpec:
+        if (self.reidentification_map is None) != (self.reidentification_key is None):
+            raise ValueError("a re-identification map needs both reidentification_map=FILE and reidentification_key=KEYFILE")
+        return self
 
     @field_validator("split")
     @classmethod

@@ -36,6 +36,8 @@ class Staged:
     """Pseudonyms; empty where the source has none."""
     series: str
     site: str
+    called: tuple[str, ...]
+    """Pseudonyms of what a table may call the image, the most exact first."""
     image: Place | None
     """None: a row of a table alone."""
     mask: Place | None
@@ -57,8 +59,12 @@ class Staged:
     """(pseudonym, sha256) of each file that it came from."""
     day: int | None = None
     """Of the study, as datetime.date.toordinal counts; for a split by date."""
-    attributes: dict[str, str | float] = field(default_factory=dict)
+    header: dict[str, str | float] | None = None
+    """Row of COHORT/headers.parquet, of a DICOM series."""
     emr: dict[str, Any] = field(default_factory=dict)
+    """Values by column name, and None where missing."""
+    visits: tuple[list[list[float]], list[list[int]], list[float], int] | None = None
+    """Values [T][F], missing [T][F], days since the visit before [T], and how many of the T are visits."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -73,7 +79,7 @@ class Staged:
         for name in ("image", "mask"):
             if values[name] is not None:
                 values[name] = Place(**{**values[name], "shape": tuple(values[name]["shape"])})
-        for name in ("mask_values", "labels", "spacing"):
+        for name in ("called", "mask_values", "labels", "spacing"):
             values[name] = None if values[name] is None else tuple(values[name])
         if values["affine"] is not None:
             values["affine"] = tuple(tuple(row) for row in values["affine"])

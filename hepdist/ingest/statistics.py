@@ -97,18 +97,41 @@ def counts(
 
 def normalisation_of_emr(samples: Sequence[Staged], emr: Sequence[EMRColumn]) -> dict[str, list[float]]:
     """Mean and standard deviation over train rows; 0 and 1 for a category, so that normalising leaves it an index."""
-    values = np.array([[_number(s.emr.get(c.name)) for c in emr] for s in samples if s.split == "train"], np.float32).astype(np.float64)
-    there = ~np.isnan(values)
-    number = np.array([column.kind == "number" for column in emr])
-    count = np.maximum(there.sum(axis=0), 1)
-    mean = np.where(there, values, 0).sum(axis=0) / count
-    std = np.sqrt((np.where(there, values - mean, 0) ** 2).sum(axis=0) / count)
-    return {"mean": np.where(number, mean, 0.0).tolist(), "std": np.where(number, std, 1.0).tolist()}
+    return _moments([[_number(s.emr.get(c.name)) for c in emr] for s in samples if s.split == "train"], emr)
+
+
+def normalisation_of_visits(samples: Sequence[Staged], columns: Sequence[EMRColumn]) -> dict[str, list[float]]:
+    """The same over all visits of train patients."""
+    return _moments([visit for s in samples if s.split == "train" for visit in _visits(s)], columns)
 
 
 def missing_shares(samples: Sequence[Staged], emr: Sequence[EMRColumn]) -> list[float]:
     """Of each EMR column, over all rows."""
     return [sum(np.isnan(_number(s.emr.get(c.name))) for s in samples) / max(1, len(samples)) for c in emr]
+
+
+def missing_shares_of_visits(samples: Sequence[Staged], columns: Sequence[EMRColumn]) -> list[float]:
+    """Of each column, over all visits."""
+    visits = [visit for s in samples for visit in _visits(s)]
+    return [float(np.mean([np.isnan(visit[i]) for visit in visits])) if visits else 1.0 for i in range(len(columns))]
+
+
+def _visits(sample: Staged) -> list[list[float]]:
+    """One patient's values by visit, NaN where missing."""
+    if sample.visits is None:
+        return []
+    values, missing, _, steps = sample.visits
+    return [[np.nan if m else v for v, m in zip(*visit, strict=True)] for visit in zip(values[:steps], missing[:steps], strict=True)]
+
+
+def _moments(rows: Sequence[Sequence[float]], columns: Sequence[EMRColumn]) -> dict[str, list[float]]:
+    values = np.array(rows, np.float32).astype(np.float64).reshape(-1, len(columns))  # as they are stored
+    there = ~np.isnan(values)
+    number = np.array([column.kind == "number" for column in columns], bool)
+    count = np.maximum(there.sum(axis=0), 1)
+    mean = np.where(there, values, 0).sum(axis=0) / count
+    std = np.sqrt((np.where(there, values - mean, 0) ** 2).sum(axis=0) / count)
+    return {"mean": np.where(number, mean, 0.0).tolist(), "std": np.where(number, std, 1.0).tolist()}
 
 
 def fingerprint(samples: Sequence[Staged], drawn: Sequence[np.ndarray]) -> dict[str, Any]:

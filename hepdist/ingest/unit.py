@@ -13,6 +13,7 @@ import numpy as np
 
 from hepdist.ingest.audit import Row, row_of
 from hepdist.ingest.files import Files
+from hepdist.ingest.join import image_names
 from hepdist.ingest.likeness import likeness_of
 from hepdist.ingest.pseudonym import Pseudonyms
 from hepdist.ingest.sample import Finding, Sample, Source
@@ -104,6 +105,7 @@ class UnitReader:
             study=of("study", sample.study) if sample.study else "",
             series=of("series", sample.series) if sample.series else "",
             site=of("site", sample.site) if sample.site else "",
+            called=tuple(of("sample", name) for name in image_names(sample.key)),
             image=arrays.put(image) if image is not None else None,
             mask=arrays.put(mask.astype(np.uint8, copy=False)) if mask is not None else None,
             content=content_of(image) if image is not None else "",
@@ -117,13 +119,19 @@ class UnitReader:
             unit=sample.image_unit,
             files=tuple((of("file", name), self._files.sha256(name)) for name in sample.files),
             day=sample.date.toordinal() if sample.date is not None else None,
-            attributes=sample.attributes,
+            header=_header_row(sample.header, self._names) if sample.header is not None else None,
         )
 
 
 def refused(sample: Sample, check: str, reason: str) -> Sequence[Finding]:
     """A finding for each file of a sample; one that is a part of a larger file is named by its key."""
     return [Finding(name, "quarantined", check, reason, sample.study, sample.series) for name in sample.files or (f"#{sample.key}",)]
+
+
+def _header_row(header: Any, names: Pseudonyms) -> dict[str, str | float]:
+    from hepdist.ingest.headers import header_row  # the table of PS3.15 takes a second to import
+
+    return header_row(header, names)
 
 
 def _save(path: Path, outcome: Outcome) -> None:

@@ -72,7 +72,8 @@ def row_group(place: Place, shard: Shard, group: int, columns: tuple[str, ...]) 
 
     Raises CohortError where the shard is missing or of another size, StoreError where the store can't be reached.
     """
-    source, footer = _open(str(place), shard)
+    with OPENING:  # threads that wait here find it open
+        source, footer = _open(str(place), shard)
     part = RECENT.get((str(place), shard, group, columns))
     if part is None:
         part = Part(shard.bytes, [])
@@ -111,6 +112,7 @@ class Recent:
 
 
 RECENT = Recent(KEPT)
+OPENING = threading.Lock()
 
 
 @lru_cache(maxsize=64)

@@ -69,6 +69,8 @@ class Manifest:
     multilabel: bool = False
     """True: `label` is a tensor of 0/1 for each of `label_names`; else a nullable int64 class index."""
     emr: tuple[EMRColumn, ...] = ()
+    sequence: tuple[EMRColumn, ...] = ()
+    """Features of the visits in the `sequence` tensors."""
     counts: dict[str, dict[str, Any]] = field(default_factory=dict)
     """By split: {'rows', 'patients', 'classes': {name: rows}}; 'audit': {outcome or check: files}."""
     normalisation: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -126,7 +128,8 @@ class Manifest:
                 f"cohort '{folder}' has schema version {values.get('schema_version')}, this hepdist reads {SCHEMA_VERSION}; ingest it again"
             )
         values["shards"] = tuple(Shard(**{**s, "row_groups": tuple(s["row_groups"])}) for s in values["shards"])
-        values["emr"] = tuple(EMRColumn(**{**c, "categories": tuple(c["categories"])}) for c in values["emr"])
+        for name in ("emr", "sequence"):
+            values[name] = tuple(EMRColumn(**{**c, "categories": tuple(c["categories"])}) for c in values.get(name, ()))
         values["label_names"] = tuple(values["label_names"])
         return cls(**values)
 

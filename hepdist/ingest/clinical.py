@@ -1,0 +1,153 @@
+"""What a clinical table gives the samples of a cohort: values, visits and labels, each with its evidence; reading is in emr.py, keys are in join.py."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from hepdist.ingest.emr import EMRTable
+from hepdist.ingest.emr_read import read_records
+from hepdist.ingest.emr_sequence import pack, usual_length
+from hepdist.ingest.fhir import is_fhir
+from hepdist.ingest.join import file_findings, match, read_emr
+from hepdist.ingest.label_rules import LabelRules, load_rules
+from hepdist.ingest.pseudonym import Pseudonyms
+from hepdist.ingest.sample import Finding
+from hepdist.ingest.spec import IngestSpec
+from hepdist.ingest.stage import Staged
+from hepdist.shards.manifest import EMRColumn
+
+LABELS = "labels.parquet"
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A row of COHORT/labels.parquet: why a patient has a label, in the words of the declared rules and none of the text's."""
+
+    key: str
+    """Pseudonym of the patient, study or image that the table's row is of."""
+    label: str
+    """What was decided of all evidence; empty: left unlabelled."""
+    ambiguous: str
+    """'yes' where sources or sentences disagree."""
+    class_name: str
+    rule: str
+    """Declared id of the finding, or the declared set of codes."""
+    source: str
+    """'icd10', 'icd9' or 'text'."""
+    polarity: str
+    """'affirmed', 'negated', 'uncertain', 'historical' or 'family'."""
+
+
+@dataclass
+class Clinical:
+    """All that a table gives."""
+
+    columns: tuple[EMRColumn, ...] = ()
+    sequence: tuple[EMRColumn, ...] = ()
+    """Of visits."""
+    visits: int = 0
+    """Length of every sequence; 0: no visits."""
+    label_names: tuple[str, ...] = ()
+    """Those classes of the table that a sample has."""
+    evidence: tuple[Evidence, ...] = ()
+    findings: tuple[Finding, ...] = ()
+
+
+def attach(samples: list[Staged], table: EMRTable, name: str, spec: IngestSpec, names: Pseudonyms, *, whole: bool) -> Clinical:
+    """Give each sample its values, visits and label; rows that no sample belongs to become samples or findings.
+
+    name: of the table in findings. whole: the table is the source itself, whose own findings are told already.
+    A patient without a row keeps images, with every value missing. Raises IngestError where no row belongs to any sample.
+    """
+    kind = "patient" if whole else spec.emr_key
+    called = {s.sample_id: _names_of(s, kind) for s in samples}
+    found = match(table, called, names.of, kind=kind, file=name, keep_unmatched=spec.keep_unmatched)
+    rows = dict(found.rows)
+    if spec.keep_unmatched:
+        for key in found.unmatched:
+            alone = _alone(key, kind, names)
+            samples.append(alone)
+            rows[alone.sample_id] = key
+    length = (spec.emr_visits or usual_length(table.sequences.values())) if table.sequence_columns else 0
+    rules = load_rules(spec.label_rules) if spec.label_rules else None
+    labels, evidence, findings = _decided(table, rules, kind, name, names) if rules else (table.labels, (), ())
+    for sample in samples:
+        key = rows.get(sample.sample_id, "")
+        sample.emr = dict(table.rows.get(key, {}))
+        if key in table.sequences:
+            packed = pack(table.sequences[key], length)
+            sample.visits = (packed.values.tolist(), packed.missing.tolist(), packed.gap_days.tolist(), packed.steps)
+        if sample.label is None and (spec.label is not None or rules):
+            sample.label = labels.get(key)
+    there = {sample.label for sample in samples}
+    classes = rules.class_names if rules else table.label_names
+    told = () if whole else (*file_findings(table, name), *table.findings)
+    return Clinical(
+        table.columns,
+        table.sequence_columns,
+        length,
+        tuple(n for n in classes if n in there),
+        evidence,
+        (*told, *findings, *found.findings),
+    )
+
+
+def read_clinical(path: Path, spec: IngestSpec) -> EMRTable:
+    """The table that `emr` names, with the texts that label rules read. Raises IngestError, or RecipeError for the rules."""
+    return read_emr(path, spec, texts_for(path, spec))
+
+
+def texts_for(path: Path, spec: IngestSpec) -> tuple[str, ...]:
+    """The columns of a table that the label rules read; empty without rules."""
+    if spec.label_rules is None:
+        return ()
+    columns = load_rules(spec.label_rules).columns
+    if is_fhir(path):
+        return (*columns.icd10, *columns.icd9, *columns.text)
+    return load_rules(spec.label_rules).columns_in(read_records(path, spec.emr_header).names)
+
+
+def write_evidence(path: Path, evidence: Sequence[Evidence]) -> None:
+    """Ordered by key, so that the order of the table doesn't get out."""
+    rows = sorted(astuple(e) for e in evidence)
+    pq.write_table(pa.table({f.name: pa.array([row[i] for row in rows], pa.string()) for i, f in enumerate(fields(Evidence))}), path)
+
+
+def _decided(
+    table: EMRTable, rules: LabelRules, kind: str, name: str, names: Pseudonyms
+) -> tuple[dict[str, str], tuple[Evidence, ...], tuple[Finding, ...]]:
+    labels: dict[str, str] = {}
+    evidence: list[Evidence] = []
+    findings: list[Finding] = []
+    for key, texts in table.texts.items():
+        decision = rules.decide({column: "\n".join(cells) for column, cells in texts.items()})
+        if decision.label is not None:
+            labels[key] = decision.label
+        pseudonym, ambiguous = names.of(kind if kind != "image" else "sample", key), "yes" if decision.ambiguous else ""
+        evidence += [
+            Evidence(pseudonym, decision.label or "", ambiguous, e.class_name, e.rule, e.source, e.polarity) for e in decision.evidence
+        ]
+        reasons = {"not-a-code": "a column of codes holds something else", "text-too-long": "a text is too long to be read"}
+        findings += [Finding(f"{name}#{table.row_of(key)}", "ignored", p, reasons[p]) for p in decision.problems]
+    return labels, tuple(evidence), tuple(findings)
+
+
+def _names_of(sample: Staged, kind: str) -> tuple[str, ...]:
+    if kind == "image":
+        return sample.called
+    return (sample.patient if kind == "patient" else sample.study,)
+
+
+def _alone(key: str, kind: str, names: Pseudonyms) -> Staged:
+    """A row of the table as a sample without an image; of a study or an image alone nobody knows the patient, so it counts as one."""
+    person = names.of("patient", key)
+    return Staged(
+        sample_id=names.of("sample", f"{kind} of a table\0{key}"), patient=person, person=person, study="", series="", site="", called=(),
+        image=None, mask=None, content="", likeness="", mask_values=(), label=None, labels=None, split="", spacing=None, affine=None,
+        unit="raw", files=(),
+    )  # fmt: skip

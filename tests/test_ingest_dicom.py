@@ -1,6 +1,0 @@
-from test_ingest_dicom_masks import *
-from test_ingest_dicom_volumes import *
-from test_ingest_dicom_pixels import *
-from test_ingest_dicom_refusals import *
-from test_ingest_dicom_source import *
-from test_ingest_fuzz_dicom import test_damaged_files_are_accounted_for_quietly, test_damaged_real_files_are_accounted_for_quietly
