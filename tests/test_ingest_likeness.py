@@ -58,7 +58,7 @@ def test_no_two_different_pneumoniamnist_images_are_one_and_95_percent_of_copies
     images = np.unique(images, axis=0)
     assert len(images) == 5827
     assert pairs(list(images)) == set()
-    found = share_found(list(images[:: len(images) // 150]))
+    found = share_found(list(images[:: len(images) // 100]))
     assert found.keys() == {"jpeg 50", "jpeg 75", "jpeg 95", "x 0.75", "x 1.5", "brighter", "darker", "gamma"}
     assert min(found.values()) >= 0.95, found
 
@@ -67,7 +67,7 @@ def test_no_two_lung_xrays_are_one_and_every_copy_is_found(shared_data):
     images = list(members(shared_data / "cxr_lung_masks/cxr_lung_masks.tar", "cxr").values())
     assert len(images) == 163
     assert pairs(images) == set()
-    assert min(share_found(images[::8]).values()) == 1.0
+    assert min(share_found(images[::16]).values()) == 1.0
 
 
 def test_covid_patients_97_and_178_are_one_person_and_nobody_else_is(shared_data):
@@ -77,7 +77,7 @@ def test_covid_patients_97_and_178_are_one_person_and_nobody_else_is(shared_data
     # the same four films of one case, published by two atlases under two ids: same size, encoded anew
     case = "covid-19-rapidly-progressive-acute-respiratory-distress-syndrome-ards"
     assert found == {(f"16660_{n}_1.jpg", f"{case}-{day}.jpg") for n, day in ((2, "admission"), (3, "day-1"), (4, "day-2"), (5, "day-3"))}
-    assert min(share_found(list(images.values())[::6]).values()) >= 0.95
+    assert min(share_found(list(images.values())[::20]).values()) >= 0.95
 
 
 def test_resampled_and_noisy_volumes_are_found_and_different_ones_are_not():
