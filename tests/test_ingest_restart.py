@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,6 @@ import pytest
 from PIL import Image
 
 from hepdist.ingest import ingest
-from hepdist.ingest.folder import SIGNATURE
 from hepdist.shards.manifest import MANIFEST
 
 SALT = "a salt for tests, 32 bytes long."
@@ -87,13 +87,18 @@ def test_what_was_read_before_the_kill_is_not_read_again(pictures, tmp_path, mon
 
 def test_work_of_other_options_or_changed_files_is_thrown_away(pictures, tmp_path, monkeypatch):
     monkeypatch.setenv("HEPDIST_SALT", SALT)
-    part = tmp_path / "cohort.part"
-    assert kill_when(start(pictures, tmp_path / "cohort"), part, 20, 0.0)
-    first = (part / SIGNATURE).read_text()
-    assert kill_when(start(pictures, tmp_path / "cohort", "size=96,96"), part, 5, 0.0)
-    assert (part / SIGNATURE).read_text() != first
-    manifest = ingest(str(pictures), str(tmp_path / "cohort"), ["size=96,96"])
-    assert manifest.tensors["image"]["shape"] == [1, 96, 96]
+    source, part = tmp_path / "source", tmp_path / "cohort.part"
+    shutil.copytree(pictures, source)
+    assert kill_when(start(source, tmp_path / "cohort"), part, 20, 0.0)
+    Image.fromarray(np.zeros((192, 192), np.uint8)).save(source / "ill/0.png")
+    changed = ingest(str(source), str(tmp_path / "cohort"), ["size=96,96"])
+    assert changed.tensors["image"]["shape"] == [1, 96, 96]
+    assert contents(tmp_path / "cohort") == contents_of_fresh(source, tmp_path / "fresh/cohort")
+
+
+def contents_of_fresh(source: Path, cohort: Path) -> dict[str, bytes]:
+    ingest(str(source), str(cohort), ["size=96,96"])
+    return contents(cohort)
 
 
 def test_no_name_of_a_file_waits_on_disk_between_reading_and_writing(tmp_path):

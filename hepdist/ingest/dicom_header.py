@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, BinaryIO, cast
+from typing import Any, cast
 
 import pydicom
 from pydicom.dataset import Dataset
@@ -102,7 +99,7 @@ def read_header(files: Files, name: str) -> Header | Finding:
     try:
         if is_deflated(start):
             refuse_bomb(files.read(name), LARGEST)
-        with quiet(), opened(files, name) as stream:
+        with quiet(), files.open(name) as stream:
             dataset = pydicom.dcmread(cast(Any, stream), force=True, stop_before_pixels=True, specific_tags=cast(Any, TAGS))
             ended = not stream.read(1) and _syntax(dataset) != DeflatedExplicitVRLittleEndian  # which is read to its end in any case
             return _header(name, dataset, ended)
@@ -111,16 +108,6 @@ def read_header(files: Files, name: str) -> Header | Finding:
         return Finding(name, outcome, refused.check, refused.reason)
     except Exception:  # a damaged file can make the parser raise anything; its message may quote the file
         return Finding(name, "quarantined", "damaged-header", "the DICOM header can't be parsed")
-
-
-@contextmanager
-def opened(files: Files, name: str) -> Iterator[BinaryIO]:
-    """A file of the source as a stream: straight from a folder, so that a header costs no read of the pixels; else from memory."""
-    if files.root is None:
-        yield io.BytesIO(files.read(name))
-    else:
-        with open(files.root / name, "rb") as stream:
-            yield stream
 
 
 def functional_group(dataset: Dataset, frame: int, sequence: str) -> Dataset | None:

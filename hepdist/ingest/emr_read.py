@@ -39,7 +39,7 @@ def read_records(path: Path, header: tuple[str, ...] = ()) -> Records:
     Raises IngestError where the table as a whole can't be used.
     """
     if not path.is_file():
-        raise IngestError(f"table '{path}' does not exist; give the path of a CSV, TSV, Parquet or Excel file")
+        raise IngestError("the EMR table does not exist; give the path of a CSV, TSV, Parquet or Excel file")
     kind = path.suffix.lower()
     if kind == ".parquet":
         names, rows = _read_parquet(path)
@@ -48,16 +48,17 @@ def read_records(path: Path, header: tuple[str, ...] = ()) -> Records:
     elif kind in TEXT_KINDS:
         names, rows = _read_text(path, bool(header))
     else:
-        raise IngestError(f"table '{path}' is of unknown kind '{path.suffix}'; give a .csv, .tsv, .parquet or .xlsx file")
+        raise IngestError(f"the EMR table is of unknown kind '{path.suffix}'; give a .csv, .tsv, .parquet or .xlsx file")
     if header:
         names = list(header)
     if not names or not rows:
-        raise IngestError(f"table '{path}' holds no rows")
+        raise IngestError("the EMR table holds no rows")
     if all(len(row) != len(names) for row in rows):
-        raise IngestError(f"table '{path}' has {len(rows[0])} columns, but {len(names)} are named; give as many names in emr_header")
+        raise IngestError(f"the EMR table has {len(rows[0])} columns, but {len(names)} are named; give as many names in emr_header")
     names = [name.strip() or f"column {i + 1}" for i, name in enumerate(names)]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise IngestError(f"table '{path}' has two columns named '{twice[0]}'; rename one")
+        first, second = [i + 1 for i, name in enumerate(names) if name == twice[0]][:2]
+        raise IngestError(f"columns {first} and {second} of the EMR table have the same name; rename one")
     return Records(path.name, names, rows, {path.name: path})
 
 
@@ -70,13 +71,13 @@ def _read_text(path: Path, headless: bool) -> tuple[list[str], list[list[str]]]:
         except UnicodeDecodeError:
             continue
     else:
-        raise IngestError(f"table '{path}' is no text in UTF-8, GB 18030 or Windows-1252; save it as UTF-8")
+        raise IngestError("the EMR table is no text in UTF-8, GB 18030 or Windows-1252; save it as UTF-8")
     first = text.split("\n", 1)[0]
     delimiter = max(",", "\t", ";", key=first.count)
     try:
         lines = [record for record in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter) if record]
-    except csv.Error as error:
-        raise IngestError(f"table '{path}' is no valid CSV ({error})") from None
+    except csv.Error:
+        raise IngestError("the EMR table is no valid CSV") from None
     if delimiter == ";":  # how spreadsheets write CSV where the comma is the decimal sign
         lines = [[_DECIMAL_COMMA.sub(r"\1.\2", text.strip()) for text in record] for record in lines]
     return ([], lines) if headless else (lines[0] if lines else [], lines[1:])
@@ -89,7 +90,7 @@ def _read_parquet(path: Path) -> tuple[list[str], list[list[str]]]:
     try:
         table = pq.read_table(path)
     except (pa.ArrowException, OSError):
-        raise IngestError(f"table '{path}' is no valid Parquet file") from None
+        raise IngestError("the EMR table is no valid Parquet file") from None
     columns = [[_text(value) for value in column.to_pylist()] for column in table.columns]
     return table.column_names, [list(record) for record in zip(*columns, strict=True)]
 
@@ -100,7 +101,7 @@ def _read_excel(path: Path, headless: bool) -> tuple[list[str], list[list[str]]]
     try:
         frame = pandas.read_excel(path, header=None, dtype=object, engine="openpyxl")
     except Exception:  # a damaged file can make the reader raise anything
-        raise IngestError(f"table '{path}' is no valid Excel file; save it as CSV") from None
+        raise IngestError("the EMR table is no valid Excel file; save it as CSV") from None
     lines = [[_text(value) for value in record] for record in frame.itertuples(index=False)]
     return ([], lines) if headless else (lines[0] if lines else [], lines[1:])
 

@@ -12,6 +12,7 @@ from hepdist.ingest.emr_dictionary import ColumnEntry, Dictionary
 from hepdist.ingest.emr_read import Records
 from hepdist.ingest.emr_sequence import read_days, time_column
 from hepdist.ingest.sample import Finding
+from hepdist.ingest.vocabulary import is_ordinary, safe_names
 
 PATIENT_KEYS = ("patient_id", "patientid", "patient", "patient_key", "subject_id", "subject", "mrn", "pid", "case_id", "case", "id")
 """Headers that name the patient, as `plain` writes them; the first that is there is taken."""
@@ -88,7 +89,7 @@ def whole_rows(records: Records, roles: Roles, missing: frozenset[str], findings
         else:
             findings.append(Finding(where, "quarantined", "no-patient-key", "the row names no patient"))
     if not rows:
-        raise IngestError(f"table '{records.name}' holds no row with a patient; check the file or name its column with patient_key=COLUMN")
+        raise IngestError("the EMR table holds no row with a patient; check the file or name its column with patient_key=COLUMN")
     return rows
 
 
@@ -99,7 +100,7 @@ def with_days(records: Records, roles: Roles, rows: list[tuple[str, Row]]) -> tu
     days = read_days([row.texts[roles.time] for _, row in rows])
     if roles.time_asked and days is None:
         raise IngestError(
-            f"column {roles.time + 1} of table '{records.name}' can't be read as days or dates of visits; write day numbers"
+            f"column {roles.time + 1} of the EMR table can't be read as days or dates of visits; write day numbers"
             " or dates as 2020-01-31, or set emr_time=none"
         )
     alone = len({patient for patient, _ in rows}) == len(rows)
@@ -139,8 +140,8 @@ def column_index(names: list[str], asked: str, option: str) -> int:
     alike = [i for i, name in enumerate(names) if plain(name) == plain(asked) or name_and_unit(name)[0] == asked]
     if len(alike) == 1:
         return alike[0]
-    near = difflib.get_close_matches(asked, names, n=1, cutoff=0.5)
-    hint = f"did you mean '{near[0]}'?" if near else f"it has {', '.join(names)}"
+    near = difflib.get_close_matches(asked, [name for name in names if is_ordinary(name)], n=1, cutoff=0.5)
+    hint = f"did you mean '{near[0]}'?" if near else f"it has {_told(names)}"
     raise IngestError(f"ingest key '{option}' names column '{asked}', which the table doesn't have; {hint}")
 
 
@@ -155,8 +156,13 @@ def _key(names: list[str], asked: str | None, kind: str, by_row: bool) -> int | 
     if by_row:
         return None
     if kind != "patient":
-        raise IngestError(f"no column of the table names the {kind}; name it in the dictionary with key: COLUMN, one of {', '.join(names)}")
+        raise IngestError(f"no column of the table names the {kind}; name it in the dictionary with key: COLUMN, one of {_told(names)}")
     raise IngestError(
-        f"no column of the table names the patient; name it with patient_key=COLUMN, one of {', '.join(names)},"
+        f"no column of the table names the patient; name it with patient_key=COLUMN, one of {_told(names)},"
         f" or set patient_key={BY_ROW} where each row is a patient"
     )
+
+
+def _told(names: Sequence[str]) -> str:
+    """The headers that may stand in an error: one that is no ordinary word could be a name, since tables without a header exist."""
+    return ", ".join(safe_names(names, "column"))

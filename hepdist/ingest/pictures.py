@@ -9,7 +9,7 @@ import warnings
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-logging.getLogger("PIL").addHandler(logging.NullHandler())  # else Python prints its complaints about damaged files
+logging.getLogger("PIL").setLevel(logging.CRITICAL + 1)  # it quotes tags of damaged files, and tags may name a person
 DEEP = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")
 """Pillow's grey modes of more than 8 bits."""
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF")

@@ -22,7 +22,7 @@ from hepdist.ingest.folder import open_part, publish, refuse_existing, sign
 from hepdist.ingest.join import table_path
 from hepdist.ingest.parallel import Each, as_map, processes
 from hepdist.ingest.pseudonym import Pseudonyms, read_salt
-from hepdist.ingest.sample import Source
+from hepdist.ingest.sample import Finding, Source
 from hepdist.ingest.spec import IngestSpec, parse_options
 from hepdist.ingest.split import decide
 from hepdist.ingest.stage import Staged
@@ -132,7 +132,9 @@ class Build:
 
     def _read(self) -> list[Staged]:
         """All sound samples, staged on disk; everything else is in the audit."""
-        units = units_of(self.source)
+        # links in a circle, devices, members of an archive that lead out of it
+        others = [Finding(name, "ignored", "not-a-file", reason) for name, reason in self.files.skipped]
+        units = units_of(self.source, others)
         arguments = (self.source, self.files, self.names, self.stage, f"{time.time_ns():x}", self.spec.near_identical)
         outcomes, done = {}, 0
         for index, outcome in self.each(UnitReader, arguments, units):

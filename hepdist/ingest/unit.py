@@ -44,10 +44,11 @@ class Outcome:
     rows: list[Row]
 
 
-def units_of(source: Source) -> list[Unit]:
-    """All of a source, findings first, so that what reading an item tells of a file replaces them; a function of the source alone, so that a restart finds the same units on any number of processes."""
+def units_of(source: Source, others: Sequence[Finding] = ()) -> list[Unit]:
+    """All of a source and `others`, findings first, so that what reading an item tells of a file replaces them; a function of the source alone, so that a restart finds the same units on any number of processes."""
     size = min(MOST_ITEMS, max(1, len(source.items) // FEWEST_UNITS))
-    units = [Unit(0, findings=tuple(source.findings[n : n + MOST_FINDINGS])) for n in range(0, len(source.findings), MOST_FINDINGS)]
+    findings = [*others, *source.findings]
+    units = [Unit(0, findings=tuple(findings[n : n + MOST_FINDINGS])) for n in range(0, len(findings), MOST_FINDINGS)]
     units += [Unit(0, tuple(source.items[n : n + size])) for n in range(0, len(source.items), size)]
     return [replace(unit, number=number) for number, unit in enumerate(units)]
 
