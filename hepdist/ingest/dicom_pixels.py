@@ -25,7 +25,7 @@ from pydicom.uid import (
 )
 
 from hepdist.ingest.dicom_codestream import LARGEST, check_frames, refuse_bomb
-from hepdist.ingest.dicom_header import functional_group, opened
+from hepdist.ingest.dicom_header import functional_group
 from hepdist.ingest.dicom_refused import Refused, muted, quiet
 from hepdist.ingest.files import Files
 
@@ -61,7 +61,7 @@ def read_frames(files: Files, name: str, frames: Sequence[int]) -> Iterator[tupl
     [H, W], or [H, W, 3] of colour. One decoded frame is in memory at a time; of uncompressed data no more than one is read.
     Raises Refused as `decode` does.
     """
-    with opened(files, name) as stream:
+    with files.open(name) as stream:
         header = Dataset()
         try:
             with quiet():
