@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 import hepdist
-from hepdist.errors import HepdistError, RunError
+from hepdist.errors import HepdistError, IngestError, RunError
 
 INTERRUPTED = 130
 
@@ -117,6 +117,24 @@ def ingest(
         run(source, cohort, options or [], progress=report)
     for section in sections(gather(cohort)):
         out.print(render(section))
+
+
+@app.command()
+def reidentify(
+    path: Annotated[str, typer.Argument(metavar="MAP", help="File that ingest wrote with reidentification_map=MAP.")],
+    pseudonyms: Annotated[
+        list[str] | None, typer.Argument(help="Pseudonyms, or their first digits; none: all.", show_default=False)
+    ] = None,
+    key: Annotated[str, typer.Option(help="File that holds the map's secret.")] = "",
+) -> None:
+    """Say who stands behind pseudonyms, to whoever has the encrypted map and its key."""
+    from hepdist.console import out
+    from hepdist.ingest.reidentify import reidentify as entries
+
+    if not key:
+        raise IngestError("a re-identification map opens with its key; give --key KEYFILE")
+    for entry in entries(path, key, pseudonyms or ()):
+        out.print(f"{entry.kind}  {entry.pseudonym}  {entry.raw}", soft_wrap=True, markup=False, highlight=False)
 
 
 @app.command()

@@ -336,3 +336,18 @@ def test_ingest_from_a_bucket_writes_the_cohort_that_it_writes_from_disk(bucket:
     there = ingest(f"{bucket}/source", str(tmp_path / "there/c"), salt)
     assert there.sha256() == here.sha256()
     assert (tmp_path / "there/c/audit.parquet").read_bytes() == (tmp_path / "here/c/audit.parquet").read_bytes()
+
+
+def test_a_cohort_is_made_in_a_bucket_and_replaced_there_whole(
+    bucket: str, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("HEPDIST_SALT", "a salt for tests, 32 bytes long.")
+    target = place_of(f"{bucket}/cohorts/cohort")
+    local = ingest(str(pictures), str(tmp_path / "cohort"))
+    assert ingest(str(pictures), str(target)).sha256() == local.sha256() == Manifest.load(target).sha256()
+    assert sorted(target.names()) == sorted(place_of(tmp_path / "cohort").names())
+    check_cohort(str(target), Manifest.load(target))
+    with pytest.raises(IngestError, match="exists already; choose another folder or replace it with overwrite=true"):
+        ingest(str(pictures), str(target))
+    smaller = ingest(str(pictures), str(target), ["size=8,8", "overwrite=true"])
+    assert Manifest.load(target).sha256() == smaller.sha256() != local.sha256()

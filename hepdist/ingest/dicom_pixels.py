@@ -129,6 +129,18 @@ def display_values(dataset: Dataset, pixels: np.ndarray, levels: int = 255) -> n
     Pixel Padding Value aside. MONOCHROME1 is inverted. Colour and palette become luminance (GREY).
     PS3.3 C.11.1 and C.11.2. Raises Refused with check 'nan' or 'lut'.
     """
+    if pixels.ndim == 2 and pixels.dtype.kind in "iu" and dataset.get("PhotometricInterpretation") != "PALETTE COLOR":
+        low, high = int(pixels.min()), int(pixels.max())
+        if high - low < pixels.size:  # each value that occurs once, not each pixel: a radiograph has a million of them, of 4,096 values
+            index = pixels.astype(np.int32 if pixels.dtype.itemsize <= 2 else np.int64) - low
+            there = np.flatnonzero(np.bincount(index.ravel(), minlength=high - low + 1))
+            table = np.zeros(high - low + 1, np.uint8 if levels <= 255 else np.uint16)
+            table[there] = _grey_levels(dataset, (there + low).astype(pixels.dtype)[None], levels)[0]
+            return table[index]
+    return _grey_levels(dataset, pixels, levels)
+
+
+def _grey_levels(dataset: Dataset, pixels: np.ndarray, levels: int) -> np.ndarray:
     kind = str(dataset.get("PhotometricInterpretation") or "")
     try:
         with quiet():

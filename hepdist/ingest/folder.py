@@ -1,8 +1,9 @@
-"""The folder that a cohort is made in: COHORT.part until all is written, taken up again where an ingest of the same was killed."""
+"""The folder that a cohort is made in until all is written, taken up again where an ingest of the same was killed; and its way to its place."""
 
 from __future__ import annotations
 
 import shutil
+import tempfile
 from pathlib import Path
 
 import hepdist
@@ -10,17 +11,21 @@ from hepdist.errors import IngestError
 from hepdist.ingest.files import Files
 from hepdist.ingest.pseudonym import Pseudonyms
 from hepdist.ingest.spec import IngestSpec
+from hepdist.place import Place
 from hepdist.shards.manifest import MANIFEST, SCHEMA_VERSION
 
-SIGNATURE = "signature"
+SIGNATURE, STAGING = "signature", "staging"
 
 
-def refuse_existing(target: Path, overwrite: bool) -> None:
+def refuse_existing(target: Place, overwrite: bool) -> None:
     """Raises IngestError where `target` holds anything that may not be replaced."""
-    if (target / MANIFEST).is_file():
+    if target.exists(MANIFEST):
         if not overwrite:
             raise IngestError(f"cohort '{target}' exists already; choose another folder or replace it with overwrite=true")
-    elif target.exists() and (not target.is_dir() or any(target.iterdir())):
+    elif target.folder is None:
+        if next(target.names(), None) is not None:
+            raise IngestError(f"'{target}' exists and is not a cohort; choose another folder")
+    elif target.folder.exists() and (not target.folder.is_dir() or any(target.folder.iterdir())):
         raise IngestError(f"'{target}' exists and is not a cohort; choose another folder")
 
 
@@ -32,27 +37,44 @@ def sign(spec: IngestSpec, files: Files, table: Path | None, names: Pseudonyms) 
     return names.of("signature", "\n".join([hepdist.__version__, str(SCHEMA_VERSION), options, stamp, *stamps]))
 
 
-def open_part(target: Path, signature: str) -> Path:
-    """The folder to work in, with what a killed ingest of the same signature left there; else empty."""
-    part = target.with_name(f"{target.name}.part")
+def open_part(target: Place, signature: str) -> Path:
+    """The folder to work in, with what a killed ingest of the same signature left there; else empty.
+
+    It is beside a local cohort, and in this machine's folder for temporary files where the cohort goes to an object store.
+    """
+    if target.folder is not None:
+        part = target.folder.with_name(f"{target.folder.name}.part")
+    else:
+        part = Path(tempfile.gettempdir()) / f"hepdist-ingest-{signature}"
     sign = part / SIGNATURE
     if not (sign.is_file() and sign.read_text() == signature):
         shutil.rmtree(part, ignore_errors=True)
         (part / "shards").mkdir(parents=True)
-        (part / "staging").mkdir(mode=0o700)
+        (part / STAGING).mkdir(mode=0o700)
         sign.write_text(signature)
     return part
 
 
-def publish(part: Path, target: Path) -> None:
-    """Put the finished cohort in its place by renaming; a cohort that is replaced is there until then."""
-    shutil.rmtree(part / "staging")
+def publish(part: Path, target: Place) -> None:
+    """Put the finished cohort in its place. Locally by renaming; a cohort that is replaced is there until then.
+
+    A store can't rename: there the old manifest goes first and the new one comes last, so that no cohort is ever half of each.
+    """
+    shutil.rmtree(part / STAGING)
     (part / SIGNATURE).unlink()
-    if target.exists():
-        old = target.with_name(f"{target.name}.old")
+    if target.folder is None:
+        if target.exists(MANIFEST):
+            target.remove(MANIFEST)
+            target.remove_tree()
+        for path in sorted(p for p in part.rglob("*") if p.is_file() and p.name != MANIFEST):
+            target.upload(path.relative_to(part).as_posix(), path)
+        target.upload(MANIFEST, part / MANIFEST)
+        shutil.rmtree(part)
+    elif target.folder.exists():
+        old = target.folder.with_name(f"{target.folder.name}.old")
         shutil.rmtree(old, ignore_errors=True)
-        target.rename(old)
-        part.rename(target)
+        target.folder.rename(old)
+        part.rename(target.folder)
         shutil.rmtree(old)
     else:
-        part.rename(target)
+        part.rename(target.folder)

@@ -18,7 +18,7 @@ from hepdist.ingest.columns import Columns
 from hepdist.ingest.detect import open_source
 from hepdist.ingest.files import Files
 from hepdist.ingest.fit import fit_changes, misfits, plan_layout
-from hepdist.ingest.folder import open_part, publish, refuse_existing, sign
+from hepdist.ingest.folder import STAGING, open_part, publish, refuse_existing, sign
 from hepdist.ingest.join import table_path
 from hepdist.ingest.parallel import Each, as_map, processes
 from hepdist.ingest.pseudonym import Pseudonyms, read_salt
@@ -43,6 +43,7 @@ from hepdist.ingest.unit import UnitReader, units_of
 from hepdist.ingest.unite import Record
 from hepdist.ingest.vocabulary import safe_names
 from hepdist.ingest.write import ShardWriter, plan_shards
+from hepdist.place import Place, place_of
 from hepdist.shards.manifest import SPLITS, Manifest, Shard
 
 Progress = Callable[[int, int], None]
@@ -54,7 +55,7 @@ SMALL_BYTES, SMALL_FILES = 256 << 20, 2000
 def run(source: str, cohort: str, options: list[str], progress: Progress | None = None) -> Manifest:
     """See hepdist.ingest.ingest."""
     spec = parse_options(options)
-    target = Path(cohort)
+    target = place_of(cohort)
     refuse_existing(target, spec.overwrite)
     names = Pseudonyms(read_salt(spec.salt))
     files = Files(source)
@@ -65,13 +66,24 @@ def run(source: str, cohort: str, options: list[str], progress: Progress | None 
             raise IngestError(f"ingest key 'label' is '{spec.label}', a column, but there is no table; add emr=TABLE.csv")
         part = open_part(target, sign(spec, files, table, names))
         try:
-            manifest = Build(part, files, reader, table, spec, names, each, progress or (lambda done, total: None)).run(target.name)
+            build = Build(part, files, reader, table, spec, names, each, progress or (lambda done, total: None))
+            manifest = build.run(str(target).rstrip("/").rpartition("/")[2])
             manifest.save(part)
+            if spec.reidentification_map and spec.reidentification_key:
+                _write_map(spec.reidentification_map, spec.reidentification_key, names, target, build.keys)
             publish(part, target)
         except IngestError:
             shutil.rmtree(part, ignore_errors=True)  # the same command would fail again
             raise
     return manifest
+
+
+def _write_map(path: str, key_file: str, names: Pseudonyms, target: Place, keys: Sequence[tuple[str, str]]) -> None:
+    from hepdist.ingest.reidentify import MapWriter  # cryptography is needed here alone
+
+    with MapWriter(path, key_file, names, target.folder or Path(path).parent / "no folder of this machine") as entries:
+        for kind, raw in keys:
+            entries.add(kind, raw)
 
 
 def _processes_for(files: Files) -> int | None:
@@ -94,9 +106,10 @@ class Build:
     ):
         self.part, self.files, self.source, self.table = part, files, source, table
         self.spec, self.names, self.each, self.progress = spec, names, each, progress
-        self.stage = part / "staging"
+        self.stage = part / STAGING
         self.audit = Audit()
         self.declared = declared_names(spec)
+        self.keys: list[tuple[str, str]] = []
 
     def run(self, name: str) -> Manifest:
         samples = self._read()
@@ -135,12 +148,21 @@ class Build:
         # links in a circle, devices, members of an archive that lead out of it
         others = [Finding(name, "ignored", "not-a-file", reason) for name, reason in self.files.skipped]
         units = units_of(self.source, others)
-        arguments = (self.source, self.files, self.names, self.stage, f"{time.time_ns():x}", self.spec.near_identical)
+        arguments = (
+            self.source,
+            self.files,
+            self.names,
+            self.stage,
+            f"{time.time_ns():x}",
+            self.spec.near_identical,
+            bool(self.spec.reidentification_map),
+        )
         outcomes, done = {}, 0
         for index, outcome in self.each(UnitReader, arguments, units):
             outcomes[index] = outcome
             done += len(units[index].items)
             self.progress(done, 2 * max(1, len(self.source.items)))
+        self.keys = [key for index in sorted(outcomes) for key in outcomes[index].keys]
         samples: dict[str, Staged] = {}
         for index in sorted(outcomes):
             for row in outcomes[index].rows:

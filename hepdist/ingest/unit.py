@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import astuple, dataclass, replace
+from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,8 @@ class Outcome:
     number: int
     samples: list[Staged]
     rows: list[Row]
+    keys: list[tuple[str, str]] = field(default_factory=list)
+    """(kind, raw key) for a re-identification map; only where one is asked for, and never on disk."""
 
 
 def units_of(source: Source, others: Sequence[Finding] = ()) -> list[Unit]:
@@ -56,13 +58,16 @@ def units_of(source: Source, others: Sequence[Finding] = ()) -> list[Unit]:
 class UnitReader:
     """Reads units into the staging folder; one lives in each reading process."""
 
-    def __init__(self, source: Source, files: Files, names: Pseudonyms, folder: Path, run: str, alike: bool):
-        """run: a name of this run, which tells its crashes from a kill of an earlier one; alike: find near-identical images."""
-        self._source, self._files, self._names, self._folder, self._run, self._alike = source, files, names, folder, run, alike
+    def __init__(self, source: Source, files: Files, names: Pseudonyms, folder: Path, run: str, alike: bool, keyed: bool):
+        """run: a name of this run, which tells its crashes from a kill of an earlier one; alike: find near-identical images; keyed: give
+        raw keys, for which a unit that was read before is read again.
+        """
+        self._source, self._files, self._names, self._folder, self._run = source, files, names, folder, run
+        self._alike, self._keyed = alike, keyed
 
     def __call__(self, unit: Unit) -> Outcome:
         done = self._folder / f"unit-{unit.number:06d}.json"
-        if done.is_file():
+        if done.is_file() and not self._keyed:
             return _load(done, unit.number)
         arrays = Arrays(done.with_suffix(".arrays"))
         outcome = Outcome(unit.number, [], [row_of(finding, self._names, self._files.sha256) for finding in unit.findings])
@@ -74,6 +79,7 @@ class UnitReader:
                     outcome.rows += [self._row(f) for f in refused(found, *fault)]
                 else:
                     outcome.samples.append(self._stage(found, arrays))
+                    outcome.keys += _keys_of(found) if self._keyed else []
         arrays.close()
         if not outcome.samples:
             done.with_suffix(".arrays").unlink()
@@ -127,6 +133,11 @@ class UnitReader:
 def refused(sample: Sample, check: str, reason: str) -> Sequence[Finding]:
     """A finding for each file of a sample; one that is a part of a larger file is named by its key."""
     return [Finding(name, "quarantined", check, reason, sample.study, sample.series) for name in sample.files or (f"#{sample.key}",)]
+
+
+def _keys_of(sample: Sample) -> list[tuple[str, str]]:
+    named = [("patient", sample.patient), ("study", sample.study), ("series", sample.series), ("sample", sample.key)]
+    return [*named, *(("file", name) for name in sample.files)]
 
 
 def _header_row(header: Any, names: Pseudonyms) -> dict[str, str | float]:

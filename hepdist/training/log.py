@@ -82,12 +82,13 @@ class Log:
                 f"the loss became {loss} between samples {first} and {cursor}; lower optim.lr, set optim.clip, or look for extreme inputs with hepdist inspect"
             )
 
-    def validation(self, step: int, cursor: int, scores: dict[str, float]) -> None:
+    def validation(self, step: int, cursor: int, scores: dict[str, float], waited_s: float) -> None:
+        """waited_s: as in `step`; what validation waited for is no share of training's time."""
         facts: dict[str, Any] = {"step": step, "epoch": round(cursor / self.rows, 4), "samples": cursor}
         facts.update({f"val_{name}": value for name, value in scores.items()})
         facts["wall_s"] = round(self.before_s + time.perf_counter() - self.began, 2)
         self._write(facts, cursor)
-        self.last = time.perf_counter()  # validation is not training time
+        self.last, self.last_wait = time.perf_counter(), waited_s  # validation is not training time
 
     def _write(self, facts: dict[str, Any], cursor: int) -> None:
         if self.rank != 0:

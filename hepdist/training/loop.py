@@ -60,7 +60,7 @@ def train(parts: Parts, progress: Progress) -> None:
                 parts.save(progress, False)
         if plan.validates(epoch):
             scores = parts.validate()
-            parts.log.validation(plan.step_at(progress.cursor), progress.cursor, scores)
+            parts.log.validation(plan.step_at(progress.cursor), progress.cursor, scores, stream.waited_s)
             note(progress, scores[task.select], task.higher_is_better, recipe.train.patience)
         progress.finished |= progress.cursor >= plan.samples
         if plan.validates(epoch) or progress.finished:
