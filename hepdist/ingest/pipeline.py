@@ -6,6 +6,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -46,6 +47,9 @@ from hepdist.ingest.write import ShardWriter, plan_shards
 from hepdist.place import Place, place_of
 from hepdist.shards.manifest import SPLITS, Manifest, Shard
 
+if TYPE_CHECKING:
+    from hepdist.ingest.reidentify import MapWriter
+
 Progress = Callable[[int, int], None]
 
 SMALL_BYTES, SMALL_FILES = 256 << 20, 2000
@@ -60,9 +64,13 @@ def run(source: str, cohort: str, options: list[str], progress: Progress | None 
     names = Pseudonyms(read_salt(spec.salt))
     files = Files(source)
     table, inside = table_path(files, spec)
+    if spec.reidentification_map and spec.reidentification_key:
+        _map_writer(
+            spec.reidentification_map, spec.reidentification_key, names, target
+        ).discard()  # what is wrong with it is said before anything is read
     with processes(spec.workers or _processes_for(files)) as each:
         reader = open_source(files, spec, inside, as_map(each))
-        if spec.label is not None and table is None and reader.kind not in ("images", "volumes", "table"):
+        if spec.label is not None and table is None and reader.kind not in ("images", "nifti", "table"):
             raise IngestError(f"ingest key 'label' is '{spec.label}', a column, but there is no table; add emr=TABLE.csv")
         part = open_part(target, sign(spec, files, table, names))
         try:
@@ -70,7 +78,9 @@ def run(source: str, cohort: str, options: list[str], progress: Progress | None 
             manifest = build.run(str(target).rstrip("/").rpartition("/")[2])
             manifest.save(part)
             if spec.reidentification_map and spec.reidentification_key:
-                _write_map(spec.reidentification_map, spec.reidentification_key, names, target, build.keys)
+                with _map_writer(spec.reidentification_map, spec.reidentification_key, names, target) as entries:
+                    for kind, raw in build.keys:
+                        entries.add(kind, raw)
             publish(part, target)
         except IngestError:
             shutil.rmtree(part, ignore_errors=True)  # the same command would fail again
@@ -78,12 +88,10 @@ def run(source: str, cohort: str, options: list[str], progress: Progress | None 
     return manifest
 
 
-def _write_map(path: str, key_file: str, names: Pseudonyms, target: Place, keys: Sequence[tuple[str, str]]) -> None:
+def _map_writer(path: str, key_file: str, names: Pseudonyms, target: Place) -> MapWriter:
     from hepdist.ingest.reidentify import MapWriter  # cryptography is needed here alone
 
-    with MapWriter(path, key_file, names, target.folder or Path(path).parent / "no folder of this machine") as entries:
-        for kind, raw in keys:
-            entries.add(kind, raw)
+    return MapWriter(path, key_file, names, target.folder or Path(path).parent / "no folder of this machine")
 
 
 def _processes_for(files: Files) -> int | None:
@@ -121,13 +129,13 @@ class Build:
         # a class may be called after a person; what its owner didn't declare is told only if it is made of ordinary words
         label_names = safe_names(label_names, "class", self.declared)
         mask_classes = safe_names(mask_classes, "label", self.declared)
-        pictured = any(s.image is not None for s in samples)
-        layout = plan_layout(samples, self.spec) if pictured else None
-        geometry = _geometry(samples, bool(mask_classes), fit_changes(samples, layout)) if layout else ()
+        pictured = [s for s in samples if s.image is not None]
+        layout = plan_layout(pictured, self.spec) if pictured else None
+        geometry = _geometry(pictured, bool(mask_classes), fit_changes(pictured, layout)) if layout else ()
         length = "mm" if any(s.spacing is not None for s in samples) else "source pixels"
         columns = Columns(
             layout, label_names, self.source.multilabel, mask_classes, mask_values, clinical.columns, clinical.sequence, clinical.visits,
-            pictured and any(s.image is None for s in samples), geometry, length,
+            bool(pictured) and len(pictured) < len(samples), geometry, length,
         )  # fmt: skip
         written = self._write(samples, columns)
         for sample in samples:

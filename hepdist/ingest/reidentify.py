@@ -76,6 +76,11 @@ class MapWriter:
             if len(self._frame) == FRAME:
                 self._write(last=False)
 
+    def discard(self) -> None:
+        """Close without leaving a file."""
+        self._file.close()
+        self._part.unlink(missing_ok=True)
+
     def __enter__(self) -> MapWriter:
         return self
 
@@ -84,11 +89,10 @@ class MapWriter:
             self._write(last=True)
             self._file.flush()
             os.fsync(self._file.fileno())
-        self._file.close()
-        if error is None:
+            self._file.close()
             os.replace(self._part, self._path)
         else:
-            self._part.unlink(missing_ok=True)
+            self.discard()
 
     def _write(self, last: bool) -> None:
         lines = (json.dumps([kind, self._names.of(kind, raw), raw]) for kind, raw in self._frame)
