@@ -40,7 +40,8 @@ def _numeric(cells: list[str]) -> bool:
 
 def sections(facts: Facts) -> list[Section]:
     """All tables in reading order; those with nothing to say are left out."""
-    everything = [counts(facts), _tensors(facts.manifest), _emr(facts), _left_out(facts), _integrity(facts)]
+    visits = [_visits(facts)] if facts.manifest.sequence else []
+    everything = [counts(facts), _tensors(facts.manifest), _emr(facts), *visits, _left_out(facts), _integrity(facts)]
     return [section for section in everything if section.rows or section.note]
 
 
@@ -52,7 +53,11 @@ def counts(facts: Facts) -> Section:
     rows = [_counts_row(name, split, unlabelled) for name, split in facts.splits.items()]
     total = ("all", *(f"{sum(int(row[i].replace(',', '')) for row in rows):,}" for i in range(1, len(columns))))
     rule = facts.manifest.split_rule
-    kept = {"official": "the source's official split", "hash": "split by a salted hash of the patient"}.get(rule.get("kind", ""), "")
+    kinds = {
+        "official": "the source's official split", "hash": "split by a salted hash of the patient",
+        "site": "whole sites in one split", "date": "the oldest patients in train, the newest in test",
+    }  # fmt: skip
+    kept = kinds.get(rule.get("kind", ""), "")
     ratio = ":".join(f"{part:g}" for part in rule.get("ratio", ())) if rule.get("kind") == "hash" else ""
     return Section(f"cohort {facts.manifest.name} ({facts.manifest.source})", columns, (*rows, total), f"{kept} {ratio}".strip())
 
@@ -76,6 +81,13 @@ def _emr(facts: Facts) -> Section:
         for c, missing in zip(facts.manifest.emr, facts.missing_shares, strict=True)
     ]
     return Section("EMR columns", ("column", "kind", "unit", "missing", "categories"), tuple(rows))
+
+
+def _visits(facts: Facts) -> Section:
+    manifest = facts.manifest
+    rows = [(c.name, c.kind, c.unit, f"{c.missing_share:.1%}", ", ".join(c.categories)) for c in manifest.sequence]
+    title = f"columns of visits (the last {manifest.fields['sequence'].shape[0]})"
+    return Section(title, ("column", "kind", "unit", "missing", "categories"), tuple(rows))
 
 
 def _left_out(facts: Facts) -> Section:
