@@ -155,6 +155,7 @@ def volume(folder: Path, canaries: Canaries, count: int = 4, depth: int = 4, mea
         mask = np.zeros(voxels.shape, bool)
         mask[1:3, 4:9, 4:9] = True
         labelled = segmentation(series, {"Liver": mask[::-1]})
+        labelled.SOPInstanceUID = labelled.file_meta.MediaStorageSOPInstanceUID = canaries.uid()
         for part, dataset in enumerate([*series, labelled]):
             fill(dataset, canaries, part, depth + 1 if i == 0 else 40)
             dataset.PatientID = patient
