@@ -165,4 +165,5 @@ def _key(names: list[str], asked: str | None, kind: str, by_row: bool) -> int | 
 
 def _told(names: Sequence[str]) -> str:
     """The headers that may stand in an error: one that is no ordinary word could be a name, since tables without a header exist."""
-    return ", ".join(safe_names(names, "column"))
+    usual = {key for keys in KEYS.values() for key in keys}
+    return ", ".join(safe_names(names, "column", [name for name in names if plain(name) in usual]))
