@@ -207,7 +207,7 @@ def test_tables_that_cannot_be_used_are_refused_in_one_sentence(tmp_path: Path) 
         read_table(tmp_path / "none.csv")
     with pytest.raises(IngestError, match="holds no rows"):
         read_table(table(tmp_path, "id,alt\n"))
-    with pytest.raises(IngestError, match="^columns 2 and 3 of the EMR table have the same name; rename one$"):
+    with pytest.raises(IngestError, match=r"^columns 2 and 3 of the EMR table have the same name; rename one$"):
         read_table(table(tmp_path, "id,alt,alt\n1,2,3\n"))
     with pytest.raises(IngestError, match=r"unknown kind '\.docx'"):
         read_table(table(tmp_path, "", "a.docx"))
