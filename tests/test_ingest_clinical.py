@@ -111,6 +111,19 @@ def test_labels_come_from_codes_and_reports_with_their_evidence_and_without_thei
     assert "征象".encode() not in every and b"evidence of" not in every
 
 
+def test_a_table_alone_is_labelled_by_rules_as_one_beside_images_is(tmp_path):
+    said = {"ill": ["B18.1", "慢性乙型病毒性肝炎。"], "well": ["J45.0", "No evidence of hepatitis."]}
+    rows = [[f"{kind}{i}", str(20 + i), *said[kind]] for kind in said for i in range(6)]
+    write_table(tmp_path / "emr.csv", ["patient_id", "age", "icd10", "report"], rows)
+    manifest = ingest(str(tmp_path / "emr.csv"), str(tmp_path / "cohort"), ["label_rules=hepatitis"])
+    table = rows_of(tmp_path / "cohort", manifest)
+    labels = dict(zip(table["patient"].to_pylist(), table["label"].to_pylist(), strict=True))
+    assert len(labels) == 12 and None not in labels.values()
+    for kind in said:
+        assert len({labels[NAMES.of("patient", f"{kind}{i}")] for i in range(6)}) == 1
+    assert [c.name for c in manifest.emr] == ["age"]
+
+
 def test_rows_without_an_image_are_kept_with_a_mask_where_that_is_asked_for(tmp_path):
     patients = [f"p{i}" for i in range(10)]
     source = write_images(tmp_path / "images", patients)

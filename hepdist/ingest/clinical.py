@@ -10,10 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hepdist.ingest.emr import EMRTable
-from hepdist.ingest.emr_read import read_records
 from hepdist.ingest.emr_sequence import pack, usual_length
-from hepdist.ingest.fhir import is_fhir
-from hepdist.ingest.join import file_findings, match, read_emr
+from hepdist.ingest.join import file_findings, match
 from hepdist.ingest.label_rules import LabelRules, load_rules
 from hepdist.ingest.pseudonym import Pseudonyms
 from hepdist.ingest.sample import Finding
@@ -95,21 +93,6 @@ def attach(samples: list[Staged], table: EMRTable, name: str, spec: IngestSpec, 
         evidence,
         (*told, *findings, *found.findings),
     )
-
-
-def read_clinical(path: Path, spec: IngestSpec) -> EMRTable:
-    """The table that `emr` names, with the texts that label rules read. Raises IngestError, or RecipeError for the rules."""
-    return read_emr(path, spec, texts_for(path, spec))
-
-
-def texts_for(path: Path, spec: IngestSpec) -> tuple[str, ...]:
-    """The columns of a table that the label rules read; empty without rules."""
-    if spec.label_rules is None:
-        return ()
-    columns = load_rules(spec.label_rules).columns
-    if is_fhir(path):
-        return (*columns.icd10, *columns.icd9, *columns.text)
-    return load_rules(spec.label_rules).columns_in(read_records(path, spec.emr_header).names)
 
 
 def write_evidence(path: Path, evidence: Sequence[Evidence]) -> None:

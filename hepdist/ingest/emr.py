@@ -14,6 +14,7 @@ from hepdist.ingest.emr_rows import Roles, Row, column_index, roles_of, rows_in_
 from hepdist.ingest.emr_sequence import Visits
 from hepdist.ingest.emr_values import features_of, values_of
 from hepdist.ingest.fhir import PATIENT, is_fhir, read_fhir
+from hepdist.ingest.label_rules import LabelRules
 from hepdist.ingest.sample import Finding
 from hepdist.shards.manifest import EMRColumn
 
@@ -63,6 +64,7 @@ def read_table(
     time: str | None = None,
     dictionary: Dictionary | None = None,
     keep_texts: Sequence[str] = (),
+    rules: LabelRules | None = None,
     kind: str = "patient",
     by_row: bool = False,
 ) -> EMRTable:
@@ -74,7 +76,7 @@ def read_table(
     columns: the features to keep; empty: all that can be one. drop: columns to leave out, such as an outcome that tells the label.
     header: column names of a file without a header. missing: texts that mean 'no value' besides blank, ?, NA, NaN, null and
     the like (such as 999). unlabelled: label texts that mean 'not known'. time: column with the day or date of each row's visit, or
-    'none'; None: a column of such a name, where a patient has several rows. keep_texts: columns to give in `texts`, no features.
+    'none'; None: a column of such a name, where a patient has several rows. keep_texts: columns to give in `texts`, no features; rules: so are those that they read.
     What these don't say, the dictionary may. Raises IngestError where the table as a whole can't be used.
     """
     path, dictionary = Path(path), dictionary or Dictionary()
@@ -87,6 +89,7 @@ def read_table(
     rows = whole_rows(records, roles, frozenset(missing) | frozenset(dictionary.missing), findings)
     roles, rows = with_days(records, roles, rows)
     groups = rows_in_use(records.name, roles, rows, findings)
+    keep_texts = (*keep_texts, *(rules.columns_in([*names, *records.texts]) if rules else ()))
     left_out = _left_out(records, columns, drop, keep_texts)
     features = features_of(records.name, names, roles, dictionary, groups, left_out, findings)
     values = values_of(records.name, features, groups, roles.time is not None and roles.time_asked, findings)

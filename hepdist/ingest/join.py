@@ -12,6 +12,7 @@ from hepdist.ingest.emr import EMRTable, read_table
 from hepdist.ingest.emr_dictionary import load_dictionary
 from hepdist.ingest.fhir import is_fhir
 from hepdist.ingest.files import Files
+from hepdist.ingest.label_rules import load_rules
 from hepdist.ingest.sample import Finding
 from hepdist.ingest.spec import IngestSpec
 from hepdist.shards.manifest import sha256_of
@@ -48,8 +49,8 @@ def table_path(files: Files, spec: IngestSpec) -> tuple[Path | None, frozenset[s
     return path, frozenset(p.relative_to(root).as_posix() for p in found if root is not None and p.is_relative_to(root))
 
 
-def read_emr(path: Path, spec: IngestSpec, keep_texts: Sequence[str] = (), by_row: bool = False) -> EMRTable:
-    """The table as the options say. keep_texts, by_row: see `read_table`."""
+def read_emr(path: Path, spec: IngestSpec, by_row: bool = False) -> EMRTable:
+    """The table as the options say, with the texts that label rules read. by_row: see `read_table`. Raises IngestError and RecipeError."""
     return read_table(
         path,
         patient_key={"patient": spec.patient_key, "image": spec.file_key}.get(spec.emr_key),
@@ -61,7 +62,7 @@ def read_emr(path: Path, spec: IngestSpec, keep_texts: Sequence[str] = (), by_ro
         unlabelled=spec.unlabelled,
         time=spec.emr_time,
         dictionary=load_dictionary(spec.emr_dictionary) if spec.emr_dictionary is not None else None,
-        keep_texts=keep_texts,
+        rules=load_rules(spec.label_rules) if spec.label_rules is not None else None,
         kind=spec.emr_key,
         by_row=by_row,
     )

@@ -14,13 +14,13 @@ import hepdist
 from hepdist.errors import IngestError
 from hepdist.ingest.audit import Audit, row_of, rows_of
 from hepdist.ingest.classes import Bad, check_multilabel, name_labels, name_mask_classes
-from hepdist.ingest.clinical import LABELS, Clinical, attach, read_clinical, write_evidence
+from hepdist.ingest.clinical import LABELS, Clinical, attach, write_evidence
 from hepdist.ingest.columns import Columns
 from hepdist.ingest.detect import open_source
 from hepdist.ingest.files import Files
 from hepdist.ingest.fit import fit_changes, misfits, plan_layout
 from hepdist.ingest.folder import STAGING, open_part, publish, refuse_existing, sign
-from hepdist.ingest.join import table_path
+from hepdist.ingest.join import read_emr, table_path
 from hepdist.ingest.parallel import Each, as_map, processes
 from hepdist.ingest.pseudonym import Pseudonyms, read_salt
 from hepdist.ingest.sample import Finding, Source
@@ -74,7 +74,7 @@ def run(source: str, cohort: str, options: list[str], progress: Progress | None 
             raise IngestError(f"ingest key 'label' is '{spec.label}', a column, but there is no table; add emr=TABLE.csv")
         part = open_part(target, sign(spec, files, table, names))
         try:
-            build = Build(part, files, reader, table, spec, names, each, progress or (lambda done, total: None))
+            build = Build(part, files, reader, table, inside, spec, names, each, progress or (lambda done, total: None))
             manifest = build.run(str(target).rstrip("/").rpartition("/")[2])
             manifest.save(part)
             if spec.reidentification_map and spec.reidentification_key:
@@ -107,12 +107,13 @@ class Build:
         files: Files,
         source: Source,
         table: Path | None,
+        inside: frozenset[str],
         spec: IngestSpec,
         names: Pseudonyms,
         each: Each,
         progress: Progress,
     ):
-        self.part, self.files, self.source, self.table = part, files, source, table
+        self.part, self.files, self.source, self.table, self.inside = part, files, source, table, inside
         self.spec, self.names, self.each, self.progress = spec, names, each, progress
         self.stage = part / STAGING
         self.audit = Audit()
@@ -189,9 +190,8 @@ class Build:
         if isinstance(self.source, TableSource):
             clinical = attach(samples, self.source.table, "table", self.spec, self.names, whole=True)
         elif self.table is not None:
-            _, inside = table_path(self.files, self.spec)
-            name = next(iter(inside)) if len(inside) == 1 else self.table.name
-            clinical = attach(samples, read_clinical(self.table, self.spec), name, self.spec, self.names, whole=False)
+            name = next(iter(self.inside)) if len(self.inside) == 1 else self.table.name
+            clinical = attach(samples, read_emr(self.table, self.spec), name, self.spec, self.names, whole=False)
         else:
             return Clinical()
         for finding in clinical.findings:

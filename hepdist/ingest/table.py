@@ -26,10 +26,9 @@ class TableSource:
     mask_classes: tuple[str, ...] = ()
     multilabel = False
 
-    def __init__(self, files: Files, spec: IngestSpec, keep_texts: Sequence[str] = ()):
-        """keep_texts: columns of text that label rules need; they are in `table.texts`."""
+    def __init__(self, files: Files, spec: IngestSpec):
         path = _path(files)
-        self.table = read_emr(path, spec, keep_texts, by_row=True)
+        self.table = read_emr(path, spec, by_row=True)
         self.label_names = self.table.label_names
         hidden = [Finding(name, "ignored", "hidden-file", "left by an operating system") for name in files.names if is_hidden(name)]
         self.findings: Sequence[Finding] = [*file_findings(self.table, path.name), *self.table.findings, *hidden]
