@@ -11,7 +11,6 @@ import datetime
 import re
 from collections.abc import Callable
 from functools import cache
-from typing import Any
 
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileMetaDataset
@@ -71,16 +70,16 @@ def deidentify(dataset: Dataset, names: Pseudonyms) -> Dataset:
 
 def patient_key(dataset: Dataset) -> str:
     """PatientID; where it is empty the study's UID, so that such a study counts as a patient of its own."""
-    return _text(dataset, "PatientID") or _text(dataset, "StudyInstanceUID")
+    return text_of(dataset, "PatientID") or text_of(dataset, "StudyInstanceUID")
 
 
 def age_in_years(dataset: Dataset) -> float | None:
     """At the study, 90 at most: whole years from 2 on, whole months below; from PatientAge, else from the birth date; None: neither."""
-    written = re.fullmatch(r"(\d{1,3})([DWMY])", _text(dataset, "PatientAge"))
+    written = re.fullmatch(r"(\d{1,3})([DWMY])", text_of(dataset, "PatientAge"))
     if written:
         months = int(int(written[1]) * {"D": 12 / 365.25, "W": 12 * 7 / 365.25, "M": 1, "Y": 12}[written[2]])
     else:
-        born, studied = read_date(_text(dataset, "PatientBirthDate")), read_date(_text(dataset, "StudyDate"))
+        born, studied = read_date(text_of(dataset, "PatientBirthDate")), read_date(text_of(dataset, "StudyDate"))
         if born is None or studied is None or born > studied:
             return None
         months = 12 * (studied.year - born.year) + studied.month - born.month - (studied.day < born.day)
@@ -147,12 +146,12 @@ def _code(value: str, meaning: str) -> Dataset:
     return item
 
 
-def _text(dataset: Dataset, keyword: str) -> str:
+def text_of(dataset: Dataset, keyword: str) -> str:
+    """The value of an element as text; empty where there is none."""
     try:
-        value: Any = dataset.get(keyword)
-    except Exception:
+        return str(dataset.get(keyword) or "").strip()
+    except Exception:  # a value that can't be parsed says nothing
         return ""
-    return str(value or "").strip()
 
 
 @cache

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydicom.dataset import Dataset
 
-from hepdist.ingest.deidentify import age_in_years, deidentify, patient_key, read_date
+from hepdist.ingest.deidentify import age_in_years, deidentify, patient_key, read_date, text_of
 from hepdist.ingest.dicom_refused import quiet
 from hepdist.ingest.pseudonym import Pseudonyms
 from hepdist.ingest.vocabulary import code_meaning
@@ -71,16 +71,16 @@ def header_row(dataset: Dataset, names: Pseudonyms) -> dict[str, str | float]:
     """
     with quiet():
         cleaned = deidentify(dataset, names)
-        date = read_date(_text(cleaned, "StudyDate"))
+        date = read_date(text_of(cleaned, "StudyDate"))
         return {
             "series": _pseudonym(dataset, "SeriesInstanceUID", "series", names),
             "study": _pseudonym(dataset, "StudyInstanceUID", "study", names),
             "patient": names.of("patient", patient_key(dataset)),
-            "modality": _one_of(MODALITIES, _text(cleaned, "Modality")),
+            "modality": _one_of(MODALITIES, text_of(cleaned, "Modality")),
             "body_part": _body_part(cleaned),
-            "manufacturer": _manufacturer(_text(cleaned, "Manufacturer")),
-            "model": _model(_text(cleaned, "ManufacturerModelName")),
-            "sex": _text(cleaned, "PatientSex"),
+            "manufacturer": _manufacturer(text_of(cleaned, "Manufacturer")),
+            "model": _model(text_of(cleaned, "ManufacturerModelName")),
+            "sex": text_of(cleaned, "PatientSex"),
             "study_date": date.isoformat() if date is not None else "",
             "age_years": _or_nan(age_in_years(dataset)),
             "kvp": _number(cleaned, "KVP", 1, 500),
@@ -98,16 +98,16 @@ def write_headers(path: Path, rows: Sequence[Mapping[str, str | float]]) -> None
 
 
 def _pseudonym(dataset: Dataset, keyword: str, kind: str, names: Pseudonyms) -> str:
-    raw = _text(dataset, keyword)
+    raw = text_of(dataset, keyword)
     return names.of(kind, raw) if raw else ""
 
 
 def _body_part(cleaned: Dataset) -> str:
     """In small letters: the defined term, else what the code of the anatomic region stands for."""
-    term = _one_of(BODY_PARTS, _text(cleaned, "BodyPartExamined").upper())
+    term = _one_of(BODY_PARTS, text_of(cleaned, "BodyPartExamined").upper())
     regions = cleaned.get("AnatomicRegionSequence")
     if not term and regions:
-        return (code_meaning(_text(regions[0], "CodingSchemeDesignator"), _text(regions[0], "CodeValue")) or "").lower()
+        return (code_meaning(text_of(regions[0], "CodingSchemeDesignator"), text_of(regions[0], "CodeValue")) or "").lower()
     return term.lower()
 
 
@@ -133,13 +133,6 @@ def _number(cleaned: Dataset, keyword: str, above: float, most: float) -> float:
     except (TypeError, ValueError):
         return math.nan
     return round(value, 3) if above < value <= most else math.nan
-
-
-def _text(dataset: Dataset, keyword: str) -> str:
-    try:
-        return str(dataset.get(keyword) or "").strip()
-    except Exception:  # a value that can't be parsed says nothing
-        return ""
 
 
 def _or_nan(value: float | None) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,11 +65,8 @@ def run(source: str, cohort: str, options: list[str], progress: Progress | None 
     names = Pseudonyms(read_salt(spec.salt))
     files = Files(source)
     table, inside = table_path(files, spec)
-    if spec.reidentification_map and spec.reidentification_key:
-        _map_writer(
-            spec.reidentification_map, spec.reidentification_key, names, target
-        ).discard()  # what is wrong with it is said before anything is read
-    with processes(spec.workers or _processes_for(files)) as each:
+    # the map is opened first: what is wrong with it is said before anything is read
+    with _map(spec, names, target) as entries, processes(spec.workers or _processes_for(files)) as each:
         reader = open_source(files, spec, inside, as_map(each))
         if spec.label is not None and table is None and reader.kind not in ("images", "nifti", "table"):
             raise IngestError(f"ingest key 'label' is '{spec.label}', a column, but there is no table; add emr=TABLE.csv")
@@ -76,22 +74,24 @@ def run(source: str, cohort: str, options: list[str], progress: Progress | None 
         try:
             build = Build(part, files, reader, table, inside, spec, names, each, progress or (lambda done, total: None))
             manifest = build.run(str(target).rstrip("/").rpartition("/")[2])
-            manifest.save(part)
-            if spec.reidentification_map and spec.reidentification_key:
-                with _map_writer(spec.reidentification_map, spec.reidentification_key, names, target) as entries:
-                    for kind, raw in build.keys:
-                        entries.add(kind, raw)
-            publish(part, target)
         except IngestError:
             shutil.rmtree(part, ignore_errors=True)  # the same command would fail again
             raise
+        manifest.save(part)
+        if entries is not None:
+            for kind, raw in build.keys:
+                entries.add(kind, raw)
+    publish(part, target)
     return manifest
 
 
-def _map_writer(path: str, key_file: str, names: Pseudonyms, target: Place) -> MapWriter:
+def _map(spec: IngestSpec, names: Pseudonyms, target: Place) -> AbstractContextManager[MapWriter | None]:
+    """The re-identification map, where one is asked for; it appears when the block ends."""
+    if spec.reidentification_map is None or spec.reidentification_key is None:
+        return nullcontext()
     from hepdist.ingest.reidentify import MapWriter  # cryptography is needed here alone
 
-    return MapWriter(path, key_file, names, target.folder or Path(path).parent / "no folder of this machine")
+    return MapWriter(spec.reidentification_map, spec.reidentification_key, names, target.folder)
 
 
 def _processes_for(files: Files) -> int | None:

@@ -46,11 +46,11 @@ class MapWriter:
     with MapWriter(path, key_file, names, cohort) as entries:
         entries.add("patient", "P-0017")
 
-    Holds one frame in memory. Keys said again are written once a frame. Raises IngestError where the path, or the key file, is inside
+    cohort: its folder; None: it is in no folder of this machine. Holds one frame in memory. Keys said again are written once a frame. Raises IngestError where the path, or the key file, is inside
     the cohort's folder, or where something that is no such map is at the path.
     """
 
-    def __init__(self, path: str | Path, key_file: str | Path, names: Pseudonyms, cohort: str | Path):
+    def __init__(self, path: str | Path, key_file: str | Path, names: Pseudonyms, cohort: str | Path | None):
         self._path, self._names = Path(path), names
         self._frame: dict[tuple[str, str], None] = {}
         self._number = 0
@@ -76,11 +76,6 @@ class MapWriter:
             if len(self._frame) == FRAME:
                 self._write(last=False)
 
-    def discard(self) -> None:
-        """Close without leaving a file."""
-        self._file.close()
-        self._part.unlink(missing_ok=True)
-
     def __enter__(self) -> MapWriter:
         return self
 
@@ -92,7 +87,8 @@ class MapWriter:
             self._file.close()
             os.replace(self._part, self._path)
         else:
-            self.discard()
+            self._file.close()
+            self._part.unlink(missing_ok=True)
 
     def _write(self, last: bool) -> None:
         lines = (json.dumps([kind, self._names.of(kind, raw), raw]) for kind, raw in self._frame)
@@ -131,9 +127,9 @@ def read_key(key_file: str | Path) -> bytes:
     return read_secret(Path(key_file).expanduser(), "reidentification_key")
 
 
-def refuse_place(path: Path, cohort: str | Path, option: str) -> None:
+def refuse_place(path: Path, cohort: str | Path | None, option: str) -> None:
     """Raises IngestError where `path` would be handed on together with the cohort, or is a file that must not be replaced."""
-    if path.resolve().is_relative_to(Path(cohort).resolve()):
+    if cohort is not None and path.resolve().is_relative_to(Path(cohort).resolve()):
         raise IngestError(f"ingest key '{option}' names a file inside the cohort, which is handed on without it; name one elsewhere")
     if option == "reidentification_map" and path.exists() and not _is_map(path):
         raise IngestError(f"ingest key '{option}' names something that exists and is no such map; name another file")

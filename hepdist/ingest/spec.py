@@ -6,7 +6,7 @@ import re
 from typing import Annotated, Any, Literal
 
 from annotated_types import Len
-from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt, ValidationInfo, field_validator, model_validator
 
 from hepdist.errors import RecipeError
 from hepdist.spec import Spec, known_keys, parse, unknown_key
@@ -118,24 +118,15 @@ class IngestSpec(Spec):
     def _commas(cls, value: Any) -> Any:
         return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
 
-    @field_validator("mask_folders")
+    @field_validator("mask_folders", "label_pattern", "patient_pattern", "mask_pattern")
     @classmethod
-    def _an_expression(cls, value: str | None) -> str | None:
-        try:
-            re.compile(value or "")
-        except re.error as error:
-            raise ValueError(f"not a regular expression ({error})") from None
-        return value
-
-    @field_validator("label_pattern", "patient_pattern", "mask_pattern")
-    @classmethod
-    def _one_group(cls, value: str | None) -> str | None:
+    def _an_expression(cls, value: str | None, info: ValidationInfo) -> str | None:
         if value is not None:
             try:
                 groups = re.compile(value).groups
             except re.error as error:
                 raise ValueError(f"not a regular expression ({error})") from None
-            if groups < 1:
+            if groups < 1 and info.field_name != "mask_folders":  # where the folder's own name stands in for a group
                 raise ValueError("put the part to keep in parentheses, such as '_([01])\\.png$'")
         return value
 

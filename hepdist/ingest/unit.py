@@ -39,7 +39,6 @@ class Unit:
 class Outcome:
     """What a unit gave: samples in order, and audit rows of everything else."""
 
-    number: int
     samples: list[Staged]
     rows: list[Row]
     keys: list[tuple[str, str]] = field(default_factory=list)
@@ -47,7 +46,10 @@ class Outcome:
 
 
 def units_of(source: Source, others: Sequence[Finding] = ()) -> list[Unit]:
-    """All of a source and `others`, findings first, so that what reading an item tells of a file replaces them; a function of the source alone, so that a restart finds the same units on any number of processes."""
+    """All of a source and `others`, findings first, so that what reading an item tells of a file replaces them.
+
+    A function of the source alone, so that a restart finds the same units on any number of processes.
+    """
     size = min(MOST_ITEMS, max(1, len(source.items) // FEWEST_UNITS))
     findings = [*others, *source.findings]
     units = [Unit(0, findings=tuple(findings[n : n + MOST_FINDINGS])) for n in range(0, len(findings), MOST_FINDINGS)]
@@ -68,9 +70,9 @@ class UnitReader:
     def __call__(self, unit: Unit) -> Outcome:
         done = self._folder / f"unit-{unit.number:06d}.json"
         if done.is_file() and not self._keyed:
-            return _load(done, unit.number)
+            return _load(done)
         arrays = Arrays(done.with_suffix(".arrays"))
-        outcome = Outcome(unit.number, [], [row_of(finding, self._names, self._files.sha256) for finding in unit.findings])
+        outcome = Outcome([], [row_of(finding, self._names, self._files.sha256) for finding in unit.findings])
         for index, item in enumerate(unit.items):
             for found in self._read(done, index, item):
                 if isinstance(found, Finding):
@@ -156,6 +158,6 @@ def _save(path: Path, outcome: Outcome) -> None:
     part.rename(path)  # the arrays were written before: a unit whose facts are there is whole
 
 
-def _load(path: Path, number: int) -> Outcome:
+def _load(path: Path) -> Outcome:
     content = json.loads(path.read_text(encoding="utf-8"))
-    return Outcome(number, [Staged.from_json(s) for s in content["samples"]], [Row(*row) for row in content["rows"]])
+    return Outcome([Staged.from_json(s) for s in content["samples"]], [Row(*row) for row in content["rows"]])

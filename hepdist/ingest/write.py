@@ -59,13 +59,14 @@ class ShardWriter:
     def __call__(self, plan: ShardPlan) -> tuple[Shard, Part]:
         path = self._target / plan.name
         done = self._stage / f"{path.stem}-{self._digest(plan)}.npz"
-        if not (path.is_file() and done.is_file()):
+        if path.is_file() and done.is_file():
+            with np.load(done) as arrays:
+                part = Part.of_arrays(arrays)
+        else:
             part = self._write(plan, path)
             with open(done.with_suffix(".part"), "wb") as file:
                 np.savez(file, allow_pickle=False, **part.arrays())
             done.with_suffix(".part").rename(done)
-        with np.load(done) as arrays:
-            part = Part.of_arrays(arrays)
         groups = tuple(min(plan.group, len(plan.samples) - g) for g in range(0, len(plan.samples), plan.group))
         return Shard(plan.name, plan.split, groups, path.stat().st_size, sha256_of(path)), part
 

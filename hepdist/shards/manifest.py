@@ -60,7 +60,7 @@ class Manifest:
 
     name: str
     source: str
-    """Kind of source: 'dicom', 'medmnist', 'decathlon', 'images'."""
+    """Kind of source: 'dicom', 'medmnist', 'nifti', 'images', 'table'."""
     tensors: dict[str, dict[str, Any]]
     """By column name: dtype, shape, unit, axes, classes."""
     shards: tuple[Shard, ...]
