@@ -27,13 +27,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hepdist.augment import normalise
 from hepdist.cluster import connect
-from hepdist.models import build
 from hepdist.recipe import Recipe
 from hepdist.shards.manifest import Manifest
 from hepdist.shards.stream import Batch, Stream
 from hepdist.spec import parse
 from hepdist.tasks import build as build_task
 from hepdist.training.engine import build_engine
+from hepdist.training.saved_model import Signature, build_model
 from hepdist.training.worker import plan_of
 
 CASES: dict[str, dict[str, Any]] = {
@@ -172,7 +172,7 @@ def streamed(setting: Setting, stream: Stream, waited: list[float]) -> Iterator[
 
 def model_of(setting: Setting, compiled: bool) -> torch.nn.Module:
     torch.manual_seed(0)
-    model = build(setting.recipe.model, setting.manifest.fields, len(setting.task.classes), setting.manifest.emr).to(setting.device)
+    model = build_model(setting.recipe, Signature.of(setting.manifest)).to(setting.device)
     if compiled:
         model.compile()
     return model

@@ -26,12 +26,12 @@ import torch.multiprocessing
 from common import hepdist_train, machine, markdown, median, random_cohort, spread
 
 from hepdist.augment import normalise
-from hepdist.models import build
 from hepdist.recipe import Recipe
 from hepdist.shards.manifest import Manifest
 from hepdist.shards.read import SplitReader, columns_of
 from hepdist.spec import parse
 from hepdist.tasks import build as build_task
+from hepdist.training.saved_model import Signature, build_model
 
 CASES: dict[str, dict[str, Any]] = {
     "resnet": {
@@ -87,7 +87,7 @@ def recipe_of(folder: Path, case: str, workers: int, name: str) -> dict[str, Any
     facts = CASES[case]
     return {
         "name": name, "data": {"cohort": str(folder / case)}, "task": facts["task"], "model": facts["model"],
-        "train": {"workers": workers, "global_batch": facts["batch"], "zero_stage": 1}, "evaluation": {"splits": [], "batch": facts["batch"]},
+        "train": {"workers": workers, "global_batch": facts["batch"]}, "evaluation": {"splits": [], "batch": facts["batch"]},
     }  # fmt: skip
 
 
@@ -126,8 +126,7 @@ def _plain_worker(rank: int, values: dict[str, Any], seconds: float, port: int, 
     arrays = reader.arrays(np.arange(len(reader)), columns_of(recipe, manifest))
     data = normalise({name: torch.from_numpy(values) for name, values in arrays.items()}, "cohort", manifest.normalisation)
     task = build_task(recipe, manifest)
-    torch.manual_seed(0)
-    model = build(recipe.model, manifest.fields, len(task.classes), manifest.emr)
+    model = build_model(recipe, Signature.of(manifest))
     inputs = model.inputs
     if world > 1:
         os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))

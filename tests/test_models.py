@@ -11,9 +11,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from hepdist.errors import RecipeError
-from hepdist.models import build
+from hepdist.models import Inputs, build
 from hepdist.models.specs import FusionSpec, MLPSpec, ModelSpec, ResNetSpec, UNetSpec
-from hepdist.shards.format import TensorField
 from hepdist.shards.manifest import EMRColumn
 
 EMR = (
@@ -26,7 +25,7 @@ EMR = (
 
 def network(spec: ModelSpec, shape: tuple[int, ...] = (1, 28, 28), classes: int = 2) -> nn.Module:
     torch.manual_seed(0)
-    return build(spec, {"image": TensorField("image", "uint8", shape)}, classes, EMR)
+    return build(spec, Inputs(shape, EMR), classes)
 
 
 def parameters(model: nn.Module) -> int:
@@ -256,11 +255,11 @@ def fit(model: nn.Module, loss_of, steps: int = 60) -> float:
 
 def test_a_family_without_its_columns_is_refused_in_one_sentence():
     with pytest.raises(RecipeError, match=r"^recipe key 'model.family' is 'resnet', but the cohort has no images; use model.family=mlp$"):
-        build(ResNetSpec(), {}, 2, EMR)
+        build(ResNetSpec(), Inputs(emr=EMR), 2)
     with pytest.raises(
         RecipeError, match=r"^recipe key 'model.family' is 'mlp', but the cohort has no EMR columns; ingest it with emr=TABLE.csv$"
     ):
-        build(MLPSpec(), {}, 2, ())
+        build(MLPSpec(), Inputs(), 2)
 
 
 RANK = """

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor, nn
 
+from hepdist.models.inputs import Inputs
 from hepdist.models.mlp import MLP
 from hepdist.models.resnet import ResNet
 from hepdist.models.specs import FusionSpec
-
-if TYPE_CHECKING:
-    from hepdist.shards.manifest import EMRColumn
 
 
 class Fusion(nn.Module):
@@ -25,11 +21,11 @@ class Fusion(nn.Module):
 
     inputs = ("image", "emr", "emr_missing")
 
-    def __init__(self, spec: FusionSpec, image_shape: tuple[int, ...], columns: tuple[EMRColumn, ...], classes: int) -> None:
+    def __init__(self, spec: FusionSpec, inputs: Inputs, classes: int) -> None:
         super().__init__()
         self.modality_dropout = spec.modality_dropout
-        self.image = ResNet(spec.image, image_shape, classes)
-        self.emr = MLP(spec.emr, columns, classes)
+        self.image = ResNet(spec.image, inputs, classes)
+        self.emr = MLP(spec.emr, inputs, classes)
         del self.image.head, self.emr.head  # unused parameters would have no gradient, which ZeRO refuses
         image_size, emr_size = self.image.feature_size, self.emr.feature_size
         self.absent_image = nn.Parameter(torch.zeros(image_size))

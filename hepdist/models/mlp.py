@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor, nn
 
+from hepdist.models.inputs import Inputs
 from hepdist.models.specs import MLPSpec
-
-if TYPE_CHECKING:
-    from hepdist.shards.manifest import EMRColumn
 
 
 class MLP(nn.Module):
@@ -22,8 +18,9 @@ class MLP(nn.Module):
 
     inputs = ("emr", "emr_missing")
 
-    def __init__(self, spec: MLPSpec, columns: tuple[EMRColumn, ...], classes: int) -> None:
+    def __init__(self, spec: MLPSpec, inputs: Inputs, classes: int) -> None:
         super().__init__()
+        columns = inputs.emr
         self.numbers = [i for i, column in enumerate(columns) if column.kind != "category"]
         self.categories = [(i, len(column.categories)) for i, column in enumerate(columns) if column.kind == "category"]
         width = len(self.numbers) + sum(size for _, size in self.categories) + len(columns)

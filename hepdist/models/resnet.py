@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from hepdist.models.inputs import Inputs
 from hepdist.models.layers import MAX_POOL, channels_last, convolution, initialise, normalisation
 from hepdist.models.specs import ResNetSpec
 
@@ -25,9 +26,9 @@ class ResNet(nn.Module):
 
     inputs = ("image",)
 
-    def __init__(self, spec: ResNetSpec, image_shape: tuple[int, ...], classes: int) -> None:
+    def __init__(self, spec: ResNetSpec, inputs: Inputs, classes: int) -> None:
         super().__init__()
-        channels, *sides = image_shape
+        channels, *sides = inputs.image
         dims = len(sides)
         small = spec.stem == "small" or (spec.stem == "auto" and max(sides) < SMALL_BELOW)
         self.first = convolution(dims, channels, spec.width, 3 if small else 7, 1 if small else 2)

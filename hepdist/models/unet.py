@@ -11,6 +11,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from hepdist.models.inputs import Inputs
 from hepdist.models.layers import CONV, DROPOUT, TRANSPOSED, channels_last, convolution, initialise, normalisation
 from hepdist.models.specs import UNetSpec
 
@@ -26,9 +27,9 @@ class UNet(nn.Module):
 
     inputs = ("image",)
 
-    def __init__(self, spec: UNetSpec, image_shape: tuple[int, ...], classes: int) -> None:
+    def __init__(self, spec: UNetSpec, inputs: Inputs, classes: int) -> None:
         super().__init__()
-        channels, *sides = image_shape
+        channels, *sides = inputs.image
         dims = len(sides)
         first = tuple(spec.stride if side // spec.stride >= SMALLEST_SIDE else 1 for side in sides)
         self.stride = first
@@ -37,8 +38,7 @@ class UNet(nn.Module):
         widths = [min(spec.width << level, spec.max_width) for level in range(len(strides))]
         block = ResidualBlock if spec.residual else ConvBlock
         self.encoder = nn.ModuleList(
-            block(spec, dims, inputs, outputs, stride)
-            for inputs, outputs, stride in zip([channels, *widths], widths, strides, strict=False)
+            block(spec, dims, narrow, wide, stride) for narrow, wide, stride in zip([channels, *widths], widths, strides, strict=False)
         )
         self.upsample = nn.ModuleList(
             TRANSPOSED[dims](lower, width, stride, stride=stride, bias=False)

@@ -180,9 +180,17 @@ def open_split(cohort: str, split: str) -> SplitReader:
     return SplitReader(place, _load(cohort, stamp), split)
 
 
+INPUTS = {
+    "image": ("image",),
+    "emr": ("emr", "emr_missing"),
+    "sequence": ("sequence", "sequence_missing", "sequence_gap", "sequence_length"),
+}
+"""Columns of a cohort that belong to what a model reads."""
+
+
 def columns_of(recipe: Recipe, manifest: Manifest) -> tuple[str, ...]:
     """The columns that the recipe's model and task read."""
     wanted = ["mask", "spacing"] if recipe.task.kind == "segmentation" else ["label"]
-    wanted += ["emr", "emr_missing"] if recipe.data.emr else []
-    wanted += ["image"] if recipe.model.family != "mlp" else []
+    for name in recipe.model.reads:
+        wanted += INPUTS[name]
     return tuple(c for c in wanted if c in manifest.fields or c == "label")

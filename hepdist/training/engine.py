@@ -24,9 +24,7 @@ def build_engine(model: nn.Module, recipe: Recipe, micro_batch: int, device: tor
     """
     deepspeed = import_deepspeed(device)
     optim, train = recipe.optim, recipe.train
-    adamw = torch.optim.AdamW(
-        _decay_groups(model, optim.weight_decay), lr=optim.lr, betas=(optim.beta1, optim.beta2), fused=device.type == "cuda"
-    )
+    adamw = torch.optim.AdamW(_decay_groups(model, optim.weight_decay), lr=optim.lr, betas=(optim.beta1, optim.beta2), fused=True)
     config = {
         "train_micro_batch_size_per_gpu": micro_batch,
         "gradient_accumulation_steps": 1,  # the loop says where a step ends: its last batch of an epoch may be short

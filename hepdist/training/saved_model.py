@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from hepdist.errors import RunError
-from hepdist.models import build
+from hepdist.models import Inputs, build
 from hepdist.recipe import Recipe
 from hepdist.shards.format import TensorField
 from hepdist.shards.manifest import EMRColumn, Manifest
@@ -30,22 +30,29 @@ class Signature:
     label_names: tuple[str, ...]
     multilabel: bool
     emr: tuple[EMRColumn, ...]
+    sequence: tuple[EMRColumn, ...]
     normalisation: dict[str, dict[str, Any]]
 
     @classmethod
     def of(cls, manifest: Manifest) -> Signature:
-        return cls(manifest.tensors, manifest.label_names, manifest.multilabel, manifest.emr, manifest.normalisation)
+        return cls(manifest.tensors, manifest.label_names, manifest.multilabel, manifest.emr, manifest.sequence, manifest.normalisation)
 
     @property
     def fields(self) -> dict[str, TensorField]:
         return {name: TensorField.from_json(name, meaning) for name, meaning in self.tensors.items()}
+
+    @property
+    def inputs(self) -> Inputs:
+        fields = self.fields
+        image = fields["image"].shape if "image" in fields else ()
+        return Inputs(image, self.emr, self.sequence, fields["sequence"].shape[0] if "sequence" in fields else 0)
 
 
 def build_model(recipe: Recipe, signature: Signature) -> nn.Module:
     """The recipe's network for data of this signature, initialised from train.seed."""
     torch.manual_seed(recipe.train.seed)
     classes = len(signature.fields["mask"].classes) if recipe.task.kind == "segmentation" else len(signature.label_names)
-    return build(recipe.model, signature.fields, classes, signature.emr)
+    return build(recipe.model, signature.inputs, classes)
 
 
 def save_model(run: Path, weights: dict[str, torch.Tensor], recipe: Recipe, signature: Signature, samples: int) -> None:
@@ -78,8 +85,11 @@ def load_model(run: str | Path) -> tuple[nn.Module, Recipe, Signature]:
     recipe: Recipe = parse(Recipe, yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8")))
     values = json.loads((folder / "signature.json").read_text(encoding="utf-8"))
     values.pop("samples")
-    emr = tuple(EMRColumn(**{**c, "categories": tuple(c["categories"])}) for c in values.pop("emr"))
-    signature = Signature(**{**values, "label_names": tuple(values["label_names"])}, emr=emr)
+    columns = {
+        key: tuple(EMRColumn(**{**column, "categories": tuple(column["categories"])}) for column in values.pop(key))
+        for key in ("emr", "sequence")
+    }
+    signature = Signature(**{**values, "label_names": tuple(values["label_names"])}, **columns)
     model = build_model(recipe, signature)
     model.load_state_dict(load_file(folder / "model.safetensors"))
     return model.eval(), recipe, signature
