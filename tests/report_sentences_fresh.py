@@ -268,3 +268,77 @@ FRESH_CHINESE = [
 ]
 
 FRESH = FRESH_ENGLISH + FRESH_CHINESE
+
+LATER_ENGLISH = [
+    _affirmed(
+        "Sonographic starry-sky pattern in a febrile traveler; serum IgM anti-HEV positive. Diagnosis: acute hepatitis E.", VIRAL, "hev"
+    ),
+    _affirmed("HBsAg positive for more than six months with ALT twice normal: chronic hepatitis B, treatment to be started.", VIRAL, "hbv"),
+    _affirmed("Pathology, liver core: moderately active hepatitis, no granulomas, no iron overload.", OTHER, "hepatitis"),
+    _affirmed("Admitted with alcohol-associated hepatitis and hepatic encephalopathy; cultures negative.", ALCOHOLIC, "alcoholic"),
+    _affirmed("ASSESSMENT:\n# Hepatitis C, genotype 3, viral load 800,000 - start glecaprevir/pibrentasvir\n# HTN - stable", VIRAL, "hcv"),
+    _affirmed("Her autoimmune hepatitis flared after azathioprine was stopped; no encephalopathy.", AUTOIMMUNE, "aih"),
+    _negated("The hepatitis B surface antigen and hepatitis C antibody tests came back negative.", None, "hbv", "hcv"),
+    _negated("Normal liver parenchyma with no histologic features of hepatitis or steatosis.", NO, "hepatitis", "steatosis"),
+    _negated("Pt denies any hx of hepatitis, tattoos, or transfusions.", NO, "hepatitis"),
+    _negated("Autoimmune hepatitis has been excluded by biopsy.", None, "aih"),
+    _negated("There are no findings to suggest steatohepatitis on this MR examination.", None, "steato"),
+    _uncertain("Gallbladder wall edema, nonspecific, which could reflect hepatitis or hypoalbuminemia.", "hepatitis"),
+    _uncertain("Drug-induced hepatitis versus autoimmune hepatitis; recommend biopsy.", "toxic", "aih"),
+    _uncertain("We were unable to rule out hepatitis B reactivation at this point.", "hbv"),
+    _uncertain("Elevated AST:ALT ratio raises the possibility of alcoholic hepatitis.", "alcoholic"),
+    _uncertain("Workup for hepatitis is ongoing.", "hepatitis"),
+    _historical("Past medical history:\n1. Hepatitis A, 1994\n2. Tonsillectomy\n\nMedications: none", "hav"),
+    _historical("He had hepatitis B twenty years ago and has since cleared the virus.", "hbv"),
+    _historical("Hepatitis C, cured with ledipasvir/sofosbuvir in 2016.", "hcv"),
+    _historical("Medical history is remarkable for viral hepatitis during childhood.", "viral"),
+    _historical("Prior episodes of alcoholic hepatitis, none since he stopped drinking in 2014.", "alcoholic"),
+    _family("Family History: negative for diabetes; positive for autoimmune hepatitis (aunt).", "aih"),
+    _family("Mom is HBsAg positive.", "hbv"),
+    _family("The patient's roommate was diagnosed with hepatitis A last week.", "hav"),
+    _family(
+        "FAMILY HISTORY:\n\n- Father: hepatitis C, cirrhosis\n- Mother: breast cancer\n\nSOCIAL HISTORY:\n- denies alcohol",
+        "hcv",
+        "cirrhosis",
+    ),
+    _family("Paternal grandmother had chronic hepatitis B and hepatocellular carcinoma.", "hbv", "hcc"),
+    _unstated("Hepatitis B vaccination: three doses documented."),
+    _unstated("Please obtain hepatitis B and C serologies prior to rituximab."),
+    _unstated("Handout on hepatitis C was given."),
+    _unstated("Hepatic steatosis is not the subject of this note; hepatitis A vaccine due next visit."),
+]
+
+LATER_CHINESE = [
+    _affirmed("入院诊断：慢性乙型肝炎急性发作；高血压2级。", VIRAL, "hbv"),
+    _affirmed("患者3天前出现乏力、纳差，查甲肝抗体IgM阳性，诊断为急性甲型肝炎。", VIRAL, "hav"),
+    _affirmed("病理诊断：慢性肝炎，轻度，G2S1，未见肉芽肿。", OTHER, "hepatitis"),
+    _affirmed("因自身免疫性肝炎长期服用泼尼松，无发热、咳嗽。", AUTOIMMUNE, "aih"),
+    _affirmed("丙肝抗体阳性，HCV-RNA阳性，肝内未见占位。", VIRAL, "hcv"),
+    _negated("乙肝两对半检查全部阴性。", None, "hbv"),
+    _negated("家属及本人均否认肝炎病史。", NO, "hepatitis"),
+    _negated("肝实质回声均匀，未见急慢性肝炎表现。", NO, "hepatitis"),
+    _negated("结合抗体阴性及病理结果，可除外自身免疫性肝炎。", None, "aih"),
+    _negated("无药物性肝炎表现，无肝硬化。", None, "toxic", "cirrhosis"),
+    _negated("HBV-DNA低于检测下限，HBsAg阴性，丙肝抗体阴性。", None, "hbv", "hcv"),
+    _uncertain("肝脏弥漫性回声改变，考虑慢性肝炎，请结合实验室检查。", "hepatitis"),
+    _uncertain("转氨酶升高原因：药物性肝炎？脂肪性肝炎？", "toxic", "steato"),
+    _uncertain("不排除酒精性肝炎可能。", "alcoholic"),
+    _uncertain("目前尚无法确定是否为戊型肝炎。", "hev"),
+    _uncertain("初步诊断：发热待查，病毒性肝炎可能性大。", "viral"),
+    _historical("既往史：2003年患戊型肝炎，已痊愈，否认结核病史。", "hev"),
+    _historical("5年前有药物性肝炎病史，停药后好转。", "toxic"),
+    _historical("患者小学时患过甲肝。", "hav"),
+    _historical("既往史\n1.丙型肝炎，2018年已治愈\n2.阑尾炎\n个人史\n无烟酒嗜好", "hcv"),
+    _historical("肝炎病史20年，已康复，近期复查肝功能正常。", "hepatitis"),
+    _family("家族史：\n\n母亲患乙肝\n哥哥患肝癌\n余无特殊", "hbv", "hcc"),
+    _family("患儿母亲孕期HBsAg阳性、HBeAg阳性。", "hbv"),
+    _family("父亲2010年死于乙肝后肝硬化。", "hbv", "cirrhosis"),
+    _family("其妻患有丙型肝炎，一直在治疗。", "hcv"),
+    _family("有自身免疫性肝炎家族史。", "aih"),
+    _unstated("拟行化疗，先查乙肝五项。"),
+    _unstated("与乙肝患者共用餐具后前来咨询。"),
+    _unstated("已接种甲肝疫苗和乙肝疫苗。"),
+    _unstated("向家长讲解乙肝母婴传播的知识。"),
+]
+
+LATER = LATER_ENGLISH + LATER_CHINESE

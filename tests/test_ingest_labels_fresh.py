@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from report_sentences_fresh import FRESH, FRESH_CHINESE, FRESH_ENGLISH, LIVER_TERMS, Report
+from report_sentences_fresh import FRESH, LIVER_TERMS, Report
 
 from hepdist.ingest.label_rules import LabelRules, load_rules
 from hepdist.ingest.label_text import FindingPatterns, TextReader
