@@ -1,7 +1,8 @@
-"""Reports in English and Chinese with a clinician's truth, by an author who had seen neither the rules nor the other sentences; none is from a patient.
+"""Reports in English and Chinese with a clinician's truth, for the tests; none comes from a patient's record.
 
-FRESH was written, committed and only then read with the rules, once; docs/cohorts.md says what came of it. A report says of each
-finding that it names whether the patient has it (`affirmed`), has it not (`negated`), may have it (`uncertain`), had it
+FRESH is of an author who had seen neither the rules nor the other sentences; LATER is of the same author once FRESH had been read and the
+rules mended. Each was committed before it was read with the rules for the first time; docs/cohorts.md says what came of it. A report says
+of each finding that it names whether the patient has it (`affirmed`), has it not (`negated`), may have it (`uncertain`), had it
 (`historical`) or knows somebody who has it (`family`), and which label of recipes/labels/hepatitis.yaml it alone should give (None:
 none). What is only spoken of (vaccination, screening, teaching, anatomy) is no finding: `unstated`. LIVER_TERMS are findings that
 the hepatitis rules don't know, read with the same built-in cues.

@@ -67,7 +67,7 @@ _OPEN = r"(?:不能|未能|不可|无法|难以|尚不能|尚未|尚未能|仍�
 RELATIVES = (
     r"mothers?|fathers?|parents?|brothers?|sisters?|siblings?|sons?|daughters?|children|child's|aunts?|uncles?|cousins?|nephews?|nieces?|"
     r"grand(?:mother|father|parent|son|daughter)s?|relatives?|husband|wife|spouse|partner|twin|maternal|paternal|mom|dad|"
-    r"family members?|household (?:members?|contacts?)"
+    r"family members?|household (?:members?|contacts?)|roommates?|housemates?|classmates?|colleagues?|co-?workers?|neighbou?rs?|friends?"
 )
 RELATIVES_ZH = (
     r"家族|家人|家属|父亲|母亲|父母|其父|其母|爸爸|妈妈|兄弟|姐妹|兄妹|姐弟|哥哥|弟弟|姐姐|妹妹|其(?:兄|弟|姐|妹|子|女|夫|妻)|儿子|女儿|子女|"
@@ -103,6 +103,7 @@ BUILT_IN = Cues(
         r"\b(?:(?:is|was|are|were|has|have) )?(?:not|never)(?: been)? (?:seen|present|found|identified|detected|demonstrated|visuali[sz]ed|evident|observed|apparent|noted|supported|diagnosed)\b",
         r"\b(?:is|was|are|were|been|be|now|both|all|effectively)? ?(?:ruled out|excluded)\b",
         r"\b(?:is|was|has been|can be) (?:ruled out|excluded|refuted)\b",
+        r"\bbelow (?:the )?(?:limits? of detection|detection limits?|lod)\b|(?:低于|小于)(?:最低)?检测?(?:下限|限)",
         r"-free\b|\b(?:is|are|was|were) lacking\b|\bnot (?:a consideration|considered|a concern)\b",
         r"\((?:-|–|—|−|neg)\)",
         r"(?:阴性|转阴|已排除|可排除|已除外|可除外|被排除|不成立|依据不足|证据不足)",
@@ -120,6 +121,8 @@ BUILT_IN = Cues(
         r"\b(?:may|might|could|would|can)(?: also| well| not)* (?:be|have|represent|reflect|indicate|suggest|relate to|be related to|be due to)\b",
         r"\b(?:can|could|may|might|would)(?: also| rarely| sometimes| occasionally| potentially)* "
         r"(?:cause|lead to|induce|trigger|result in|progress to|develop|precipitate)\b",
+        r"\b(?:(?:possibility|likelihood|question|suspicion|concern|probability) (?:of|for)|rais(?:es?|ed|ing) (?:the |a |some )?"
+        r"(?:possibility|question|suspicion|concern))\b",
         r"\b(?:prevent(?:s|ed|ing|ion of)?|prophylaxis|in case of|(?:patient|health) education|"
         r"(?:educat(?:ed|ion)|counsell?(?:ed|ing)|teaching|information|leaflet|handout) (?:on|about|regarding|concerning))\b",
         r"\b(?:concern(?:s|ing|ed)?(?: for| about)?|worrisome for|differential(?: diagnosis)?(?: includes?| of|:)?|ddx|versus|vs\.?|query|"
@@ -134,7 +137,7 @@ BUILT_IN = Cues(
         r"可能(?:无|不是|并非|没有)",
         rf"{_OPEN}(?:排除|除外)",
         r"(?:或为|或系|或是|抑或|也许|大概)",
-        r"(?:可|可能|能|会|易|常)(?:引起|引发|导致|诱发|造成|发展为|进展为|并发)|预防|防止|防治|以防|宣教|健康教育",
+        r"(?:可|可能|能|会|易|常)(?:引起|引发|导致|诱发|造成|发展为|进展为|并发)|预防|防止|防治|以防|宣教|健康教育|讲解|科普|宣传",
     ),
     uncertain_after=(
         r"\b(?:(?:is|are|was|were|remains?|be) )?(?:possible|probable|likely|suspected|questioned|questionable|equivocal|indeterminate|pending|"
@@ -150,6 +153,7 @@ BUILT_IN = Cues(
         r"(?:可能|可能性大|可能性较大|可能性小|可能性不大|可能性|待排除?|待查|待除外|待定|待确诊|待证实|不除外|不能除外|不排除|不能排除|"
         r"未排除|未除外|需排除|需除外|应排除|疑诊|可疑|不确定|不明确|未定|待回报|结果未回|未确诊|弱阳性|灰区|临界|难以(?:鉴别|区分|明确)|(?:无法|不易)(?:鉴别|区分)|鉴别困难)",
         rf"{_OPEN}(?:排除|除外)",
+        r"(?:传播|防治|相关|预防)?的?知识",
     ),
     historical_before=(
         r"\b(?:(?:history|hx|h/o|hist)(?: (?:is )?(?:significant|notable|positive))?(?: of| for|:)?|past medical history|pmhx?|past history|"
@@ -176,6 +180,7 @@ BUILT_IN = Cues(
         rf"\((?:{RELATIVES})\)",
         r"\b(?:family history|runs in the family)\b",
         r"(?:家族史|家族病史|家族遗传史|接触史|密切接触)",
+        r"(?:患者|病人|携带者|感染者)(?:密切)?(?:共用|共同|同住|同居|接触)",
     ),
     affirmed_before=(
         r"\b(?:consistent with|compatible with|in keeping with|shows?|showed|showing|demonstrates?|demonstrated|reveals?|revealed|diagnosed with|"
