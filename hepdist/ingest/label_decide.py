@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from hepdist.ingest.label_text import Polarity
+from hepdist.ingest.label_cues import Polarity
 
 Source = Literal["icd10", "icd9", "text"]
 

@@ -41,6 +41,8 @@ class FindingRule(Spec):
     """Codes with all below them, and ranges: K75, B15-B19, B18.0-B18.1. The deepest declared set that holds a code is the one it counts for."""
     text: tuple[str, ...] = ()
     """RE2 patterns of its names; words of negation, doubt and so on beside them are understood."""
+    tests: tuple[str, ...] = ()
+    """RE2 patterns of tests for it: named with a result they say what the result says, without one nothing."""
     denied: tuple[str, ...] = ()
     """RE2 patterns of what says by itself that it isn't there, such as a negative test."""
     covers: tuple[str, ...] = ()
@@ -130,8 +132,8 @@ class LabelRules(Spec):
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"finding '{twice[0]}' stands twice; give each its own id")
         for name, rule in ((n, r) for findings in self.classes.values() for n, r in findings.items()):
-            if not (rule.icd10 or rule.text or rule.denied):
-                raise ValueError(f"finding '{name}' has neither icd10 nor text nor denied; nothing can ever be it")
+            if not (rule.icd10 or rule.text or rule.tests or rule.denied):
+                raise ValueError(f"finding '{name}' has neither icd10 nor text nor tests nor denied; nothing can ever be it")
             _known(rule.covers, names, f"finding '{name}' covers")
         _known(self.precedence, list(self.classes), "'precedence' names")
         if self.default is not None:
@@ -210,7 +212,7 @@ class _Compiled:
             frozenset(() if default is None else default.denied),
             default is not None and default.coded,
         )
-        patterns = {name: FindingPatterns(rule.text, rule.denied, tuple(findings.covers[name])) for name, rule in every.items()}
+        patterns = {name: FindingPatterns(rule.text, rule.tests, rule.denied, tuple(findings.covers[name])) for name, rule in every.items()}
         return cls(findings, TextReader(patterns, rules.ignore, rules.cues), sets, mappings)
 
     def of_code(self, code: str, system: System, column: str, place: int) -> list[Claim]:

@@ -11,13 +11,13 @@ import re
 import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import re2
 
-from hepdist.ingest.label_cues import BUILT_IN, Cues, simplified
+from hepdist.ingest.label_cues import BUILT_IN, Cues, Polarity, simplified
+from hepdist.ingest.label_headings import Sections
 
-Polarity = Literal["affirmed", "negated", "uncertain", "historical", "family"]
 LONGEST_TEXT = 100_000
 """Characters of one cell; a whole stay's notes are shorter. A longer one is not read at all: its end may deny what its start says."""
 _REACH = 100
@@ -35,6 +35,7 @@ _WRAPPED = re.compile(
     r"| ?\n ?(?=(?:of|or|and|nor|to|for|in|on|by|with|is|was|are|were|has|have)\b)"
 )
 _LOWER_CASE_LINE = re.compile(r" ?\n ?(?=[a-z])")
+_VERB = re.compile(r"(?:is|was|are|were|has|have)\b", re.IGNORECASE)
 _WRAPPED_CHINESE = re.compile(r"(?<=[未无不没]) ?\n ?")
 
 
@@ -54,9 +55,10 @@ class TextTooLong(ValueError):
 
 @dataclass(frozen=True)
 class FindingPatterns:
-    """What names a finding (`text`), what says by itself that it isn't there (`denied`), and the more specific findings it covers."""
+    """What names a finding (`text`), a test of it (`tests`), what says by itself that it isn't there (`denied`), and what it covers."""
 
     text: tuple[str, ...] = ()
+    tests: tuple[str, ...] = ()
     denied: tuple[str, ...] = ()
     covers: tuple[str, ...] = ()
 
@@ -86,7 +88,12 @@ class _Token:
     end: int
     kind: str
     finding: str = ""
-    denied: bool = False
+    named_by: str = "text"
+    """Of a mention: the field of FindingPatterns."""
+    positive: bool = False
+    """Of a mention: a positive result stands beside it."""
+    verb_first: bool = False
+    """Of a cue: it begins with a verb, as what follows an insertion does ('hepatitis, suspected elsewhere, was excluded')."""
     chinese: bool = False
     """Of a comma: a Chinese character stands beside it."""
     forward: Polarity = "affirmed"
@@ -104,7 +111,8 @@ class TextReader:
         Raises ValueError for a pattern that RE2 refuses.
         """
         self._findings = {
-            name: [(_any_of(patterns), patterns is f.denied) for patterns in (f.text, f.denied) if patterns] for name, f in findings.items()
+            name: [(_any_of(p), by) for by, p in (("text", f.text), ("denied", f.denied), ("tests", f.tests)) if p]
+            for name, f in findings.items()
         }
         self._covers = {name: frozenset(f.covers) for name, f in findings.items()}
         ignored = tuple(ignore)
@@ -127,19 +135,20 @@ class TextReader:
         if not mentions:
             return []
         cues = self._cue_tokens(text, [(m.start, m.end) for m in mentions], ignored)
+        sections = Sections(text)
         found: list[Mention] = []
-        for number, tokens in enumerate(_sentences(text, cues, mentions), start=1):
-            _forward(tokens)
+        for number, (start, tokens) in enumerate(_sentences(text, cues, mentions), start=1):
+            _forward(tokens, sections.at(start))
             _backward(tokens)
-            found += [Mention(t.finding, _polarity(t), number) for t in tokens if t.kind == "mention"]
+            found += [Mention(t.finding, _polarity(t), number) for t in tokens if t.kind == "mention" and _says_something(t)]
         return found
 
     def _mentions(self, text: str, ignored: list[tuple[int, int]]) -> list[_Token]:
         """Of mentions within another the longer stays, unless both start together and neither covers the other ('hepatitis B and C')."""
         every = [
-            _Token(match.start(), match.end(), "mention", name, denied)
+            _Token(match.start(), match.end(), "mention", name, named_by)
             for name, expressions in self._findings.items()
-            for expression, denied in expressions
+            for expression, named_by in expressions
             for match in expression.finditer(text)
         ]
         every.sort(key=lambda t: (t.start, -t.end))
@@ -164,6 +173,10 @@ class TextReader:
 
     def _cue_tokens(self, text: str, mentions: list[tuple[int, int]], ignored: list[tuple[int, int]]) -> list[_Token]:
         """The longest cues, no two over each other; one pattern may be a cue in both directions. None lies in a mention."""
+
+        def token(start: int, end: int, kind: str) -> _Token:
+            return _Token(start, end, kind, verb_first=_VERB.match(text, start, end) is not None)
+
         spans = [(start, end, "neutral", True) for start, end in [*mentions, *ignored]]
         spans += [(*match.span(), kind, own) for expression, kind, own in self._cues for match in expression.finditer(text)]
         spans.sort(key=lambda s: (s[0] - s[1], not s[3], s[0]))
@@ -176,11 +189,11 @@ class TextReader:
                 taken[start:end] = b"\1" * (end - start)
                 continue
             if winners.get((start, end)) == own and kind != "neutral":
-                tokens.append(_Token(start, end, kind))
+                tokens.append(token(start, end, kind))
             elif not (taken[start] or taken[end - 1]):
                 taken[start:end] = b"\1" * (end - start)
                 winners[start, end] = own
-                tokens.append(_Token(start, end, kind))
+                tokens.append(token(start, end, kind))
         return [t for t in tokens if t.kind != "neutral"]
 
 
@@ -197,18 +210,19 @@ def _any_of(patterns: tuple[str, ...]) -> Any:
     return compiled("|".join(f"(?:{p})" for p in patterns))
 
 
-def _sentences(text: str, cues: list[_Token], mentions: list[_Token]) -> Iterable[list[_Token]]:
-    """Tokens of each sentence in the order of the text, commas among them."""
+def _sentences(text: str, cues: list[_Token], mentions: list[_Token]) -> Iterable[tuple[int, list[_Token]]]:
+    """Start of each sentence and its tokens in the order of the text, commas among them."""
     commas = [_Token(m.start(), m.end(), "comma", chinese=_beside_chinese(text, m.start())) for m in _COMMA.finditer(text)]
     tokens = sorted([*cues, *commas, *mentions], key=lambda t: (t.start, t.kind == "mention"))
     cue_ends = {t.end for t in cues}
     ends = [m.start() for m in _END.finditer(text) if _ends_sentence(text, m.start(), cue_ends)]
-    position = 0
+    position = start = 0
     for end in [*ends, len(text)]:
         first = position
         while position < len(tokens) and tokens[position].start <= end:
             position += 1
-        yield tokens[first:position]
+        yield start, tokens[first:position]
+        start = end + 1
 
 
 def _ends_sentence(text: str, at: int, cue_ends: set[int]) -> bool:
@@ -223,12 +237,12 @@ def _beside_chinese(text: str, at: int) -> bool:
     return any(not c.isascii() for c in text[max(0, at - 1) : at + 2])
 
 
-def _forward(tokens: list[_Token]) -> None:
-    """Set each mention's `forward` from the cues before it."""
+def _forward(tokens: list[_Token], section: Polarity | None) -> None:
+    """Set each mention's `forward` from the cues before it; the heading of its section is one that stands before each sentence."""
     negation: _Token | None = None
-    uncertain = historical = family = False
-    comma = verb = False  # one stands between the negation and here
-    fresh_doubt = fresh_history = False  # it began after the last comma
+    uncertain, historical, family = (section == kind for kind in ("uncertain", "historical", "family"))
+    comma = verb = positive = False  # one stands between the negation and here; a positive result since the last comma
+    fresh_doubt, fresh_history = uncertain, historical  # it began after the last comma
     listed: list[_Token] = []  # uncertain for a comma alone, until an 'or' shows that it parts the items of a list
     for token in tokens:
         match token.kind:
@@ -244,8 +258,10 @@ def _forward(tokens: list[_Token]) -> None:
             case "affirmed_before":
                 verb, historical, uncertain = True, historical and fresh_history, uncertain and fresh_doubt
                 negation = None if comma else negation
+            case "affirmed_after":
+                positive = True
             case "comma":
-                comma, fresh_doubt, fresh_history = True, False, False
+                comma, fresh_doubt, fresh_history, positive = True, False, False, False
                 if token.chinese:  # parts clauses; the items of a list are parted by another sign
                     uncertain = False
                     negation = negation if negation is not None and negation.kind == "negated_before_list" else None
@@ -258,6 +274,7 @@ def _forward(tokens: list[_Token]) -> None:
             case "patient":
                 family = False
             case "mention":
+                token.positive, positive = positive, False
                 far = comma_counts = False
                 if negation is not None and negation.kind == "negated_before":
                     far, comma_counts = token.start - negation.end > _REACH, comma
@@ -288,6 +305,7 @@ _STOPS = ("negated_before", "negated_before_list", "uncertain_before", "historic
 def _backward(tokens: list[_Token]) -> None:
     """Set each mention's `backward` from the cues after it; one said to be positive is free of a doubtful negation."""
     acting: dict[Polarity, _Token] = {}
+    inserted: dict[Polarity, _Token] = {}
     positive = False
     mention_after = False  # to the right, in the same clause: what a cue behind a comma means then
     # Of one cue in both directions the half that acts forwards comes first here: it ends the reach of what follows, not of itself.
@@ -300,14 +318,14 @@ def _backward(tokens: list[_Token]) -> None:
             token.in_doubt = mention_after
             acting[_AFTER[token.kind]] = token
         elif token.kind == "comma":
-            acting = {
-                polarity: cue
-                for polarity, cue in acting.items()
-                if cue.kind == "negated_after_list" or (cue.start - token.end <= 1 and not cue.in_doubt)  # ', not seen'
-            }
+            beside = {polarity: cue for polarity, cue in acting.items() if cue.start - token.end <= 1 and not cue.in_doubt}  # ', not seen'
+            inserted = {} if mention_after else inserted  # between two commas, before a verb
+            acting = {polarity: cue for polarity, cue in acting.items() if cue.kind == "negated_after_list"} | inserted | beside
+            inserted = {polarity: cue for polarity, cue in beside.items() if cue.verb_first}
             positive = mention_after = False
         elif token.kind == "mention":
             mention_after = True
+            token.positive = token.positive or positive
             token.backward = next((p for p in _FIRST if p in acting), "affirmed")
             if token.in_doubt and positive:
                 token.forward = "affirmed"
@@ -317,14 +335,19 @@ _FIRST: tuple[Polarity, ...] = ("family", "negated", "uncertain", "historical")
 """Of what is said on either side of a mention: a relative's disease says nothing of the patient, denied or not."""
 
 
+def _says_something(mention: _Token) -> bool:
+    """A test that is named without a result says nothing."""
+    return mention.named_by != "tests" or mention.positive or _polarity(mention) != "affirmed"
+
+
 def _polarity(mention: _Token) -> Polarity:
     """Both sides together. 'Possible hepatitis was excluded' denies; 'no hepatitis, though not excluded' and a denied denial are uncertain."""
     sides = {mention.forward, mention.backward}
     if "family" in sides:
         return "family"
-    before, after = mention.forward == "negated", mention.backward == "negated"
-    if before + after + mention.denied > 1 or ((before or mention.denied) and mention.backward == "uncertain"):
+    before, after, denied = mention.forward == "negated", mention.backward == "negated", mention.named_by == "denied"
+    if before + after + denied > 1 or ((before or denied) and mention.backward == "uncertain"):
         return "uncertain"
-    if mention.denied:
+    if denied:
         sides.add("negated")
     return next((p for p in _FIRST if p in sides), "affirmed")
