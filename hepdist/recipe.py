@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from annotated_types import Ge, Gt, Le
-from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, field_serializer, field_validator, model_validator
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, field_serializer, field_validator, model_validator
 
 from hepdist.errors import RecipeError
 from hepdist.models.specs import FAMILIES, families_for, parse_model
@@ -42,6 +42,8 @@ class TaskSpec(Spec):
     """Segmentation head: softmax for exclusive classes, sigmoid for overlapping ones."""
     dice_weight: Share = 0.5
     """Segmentation loss = dice_weight * Dice + (1 - dice_weight) * cross-entropy."""
+    boundary_weight: NonNegativeFloat = 0.0
+    """Weight of the boundary loss (Kervadec et al., 2019), added to Dice and cross-entropy, which it can't replace; 0 is off."""
     select: str = ""
     """Validation metric that picks the best checkpoint; empty: auroc for classification, dice for segmentation."""
 
@@ -133,6 +135,9 @@ class EvaluationSpec(Spec):
     """Resamples of patients behind each 95 % interval."""
     surface: bool = True
     """Compute HD95 (millimetres) in segmentation."""
+    window: tuple[PositiveInt, ...] = ()
+    """Sides of the windows, half overlapping and blended by a Gaussian, in which segmentation sees a larger image in validation and
+    test; empty: the whole image at once. Take the sides of augment.crop, or more."""
 
 
 class Recipe(Spec):
@@ -178,6 +183,10 @@ class Recipe(Spec):
             )
         if self.augment.mixup and kind != "classification":
             raise RecipeError("recipe key 'augment.mixup' needs task.kind=classification; set augment.mixup=0")
+        if self.task.boundary_weight and kind == "classification":
+            raise RecipeError("recipe key 'task.boundary_weight' needs masks; set it to 0 for task.kind=classification")
+        if self.evaluation.window and kind == "classification":
+            raise RecipeError("recipe key 'evaluation.window' is for segmentation; leave it out for task.kind=classification")
         return self
 
     @property

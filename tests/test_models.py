@@ -7,29 +7,13 @@ import sys
 
 import pytest
 import torch
+from networks import EMR, copy_layer_by_layer, fit, network, parameters
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from hepdist.errors import RecipeError
 from hepdist.models import Inputs, build
-from hepdist.models.specs import FusionSpec, MLPSpec, ModelSpec, ResNetSpec, UNetSpec
-from hepdist.shards.manifest import EMRColumn
-
-EMR = (
-    EMRColumn("age", "number", "a"),
-    EMRColumn("sex", "category", categories=("female", "male")),
-    EMRColumn("alt", "number", "U/l"),
-    EMRColumn("site", "category", categories=("a", "b", "c")),
-)
-
-
-def network(spec: ModelSpec, shape: tuple[int, ...] = (1, 28, 28), classes: int = 2) -> nn.Module:
-    torch.manual_seed(0)
-    return build(spec, Inputs(shape, EMR), classes)
-
-
-def parameters(model: nn.Module) -> int:
-    return sum(p.numel() for p in model.parameters())
+from hepdist.models.specs import FusionSpec, MLPSpec, ResNetSpec
 
 
 def emr_rows(rows: int) -> tuple[Tensor, Tensor]:
@@ -75,98 +59,6 @@ def test_resnet_equals_monai(depth, dims):
     image = torch.randn(2, *shape)
     copy_layer_by_layer(theirs, ours, image)
     torch.testing.assert_close(ours(image), theirs(image), rtol=1e-3, atol=1e-4)
-
-
-def copy_layer_by_layer(source: nn.Module, target: nn.Module, image: Tensor) -> None:
-    """Copy the weights of layers in the order in which they are called, which does not depend on how modules are named."""
-    called: dict[nn.Module, list[nn.Module]] = {source: [], target: []}
-    hooks = [
-        layer.register_forward_pre_hook(lambda m, _, model=model: called[model].append(m))
-        for model in (source, target)
-        for layer in model.modules()
-        if next(layer.children(), None) is None and next(layer.parameters(), None) is not None
-    ]
-    with torch.no_grad():
-        source(image), target(image)
-    for hook in hooks:
-        hook.remove()
-    by_shape = [sorted(called[m], key=lambda layer: [tuple(p.shape) for p in layer.parameters()]) for m in (source, target)]
-    assert [[p.shape for p in layer.parameters()] for layer in by_shape[0]] == [
-        [p.shape for p in layer.parameters()] for layer in by_shape[1]
-    ]
-    with torch.no_grad():
-        for theirs, ours in zip(*by_shape, strict=True):
-            for a, b in zip(theirs.parameters(), ours.parameters(), strict=True):
-                b.copy_(a)
-
-
-@pytest.mark.parametrize("residual", [False, True])
-@pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize(("shape", "classes"), [((1, 32, 32), 2), ((3, 37, 50), 4), ((1, 9, 31, 18), 3), ((2, 3, 40, 21), 2)])
-def test_unet_gives_logits_of_the_input_size(shape, classes, stride, residual):
-    model = network(UNetSpec(width=4, stride=stride, residual=residual, norm="group"), shape, classes)
-    logits = model(torch.randn(2, *shape))
-    assert logits.shape == (2, classes, *shape[1:])
-    logits.sum().backward()
-    assert all(p.grad is not None for p in model.parameters())
-
-
-def test_unet_takes_sizes_it_was_not_built_for():
-    model = network(UNetSpec(width=4, norm="group"), (1, 32, 32))
-    assert model(torch.randn(1, 1, 45, 27)).shape == (1, 2, 45, 27)
-
-
-def test_unet_never_halves_a_side_below_four_voxels():
-    sizes = []
-    model = network(UNetSpec(width=2, depth=7, norm="group"), (1, 5, 64, 17))
-    for stage in model.encoder:
-        stage.register_forward_hook(lambda _m, _i, out: sizes.append(tuple(out.shape[2:])))
-    model(torch.randn(1, 1, 5, 64, 17))
-    assert sizes == [(5, 64, 17), (5, 32, 9), (5, 16, 5), (5, 8, 5), (5, 4, 5)]
-
-
-def test_deep_supervision_gives_each_decoder_level_in_training_and_one_output_in_evaluation():
-    model = network(UNetSpec(width=4, depth=4, deep_supervision=True, norm="group"), (1, 16, 32, 24), 3)
-    image = torch.randn(1, 1, 16, 32, 24)
-    assert [tuple(o.shape) for o in model(image)] == [(1, 3, 16, 32, 24), (1, 3, 8, 16, 12), (1, 3, 4, 8, 6)]
-    assert model.eval()(image).shape == (1, 3, 16, 32, 24)
-
-
-@pytest.mark.parametrize("residual", [False, True])
-def test_unet_equals_monai_dynunet(residual):
-    from monai.networks.nets import DynUNet
-
-    ours = network(UNetSpec(width=4, depth=4, residual=residual), (1, 32, 40, 48), 3)
-    theirs = DynUNet(3, 1, 3, [3] * 4, [1, 2, 2, 2], [2, 2, 2], filters=[4, 8, 16, 32], res_block=residual)
-    assert parameters(ours) == parameters(theirs)
-    for (_, theirs_block), ours_block in zip(_dynunet_blocks(theirs), _unet_blocks(ours), strict=True):
-        for a, b in zip(theirs_block, ours_block, strict=True):
-            b.load_state_dict(a.state_dict())
-    image = torch.randn(2, 1, 32, 40, 48)
-    torch.testing.assert_close(ours.eval()(image), theirs.eval()(image), rtol=1e-4, atol=1e-4)
-
-
-def _dynunet_blocks(net: nn.Module) -> list[tuple[str, list[nn.Module]]]:
-    def layers(block: nn.Module) -> list[nn.Module]:
-        found = [block.conv1.conv, block.conv2.conv, block.norm1, block.norm2]
-        return found + ([block.conv3.conv, block.norm3] if hasattr(block, "conv3") else [])
-
-    encoder = [("encoder", layers(block)) for block in (net.input_block, *net.downsamples, net.bottleneck)]
-    decoder = [("decoder", [up.transp_conv.conv, *layers(up.conv_block)]) for up in reversed(net.upsamples)]
-    return [*encoder, *decoder, ("head", [net.output_block.conv.conv])]
-
-
-def _unet_blocks(net: nn.Module) -> list[list[nn.Module]]:
-    def layers(block: nn.Module) -> list[nn.Module]:
-        return [
-            block.conv1,
-            block.conv2,
-            block.norm1,
-            block.norm2,
-            *(list(block.shortcut) if hasattr(block, "shortcut") and list(block.shortcut.children()) else []),
-        ]
-
-    return [*(layers(b) for b in net.encoder), *([up, *layers(b)] for up, b in zip(net.upsample, net.decoder, strict=True)), [net.heads[0]]]
 
 
 def test_mlp_tells_missing_from_zero_and_embeds_categories():
@@ -233,26 +125,6 @@ def test_a_classifier_learns_one_batch_by_heart(spec):
     assert loss < 0.02
 
 
-@pytest.mark.parametrize("stride", [1, 2])
-def test_a_unet_learns_one_batch_by_heart(stride):
-    model = network(UNetSpec(width=8, depth=3, stride=stride, deep_supervision=True), (1, 12, 14, 16), 3)
-    image = torch.randn(2, 1, 12, 14, 16, generator=torch.Generator().manual_seed(2))
-    smooth = torch.nn.functional.avg_pool3d(image, 5, 1, 2)[:, 0]
-    mask = (smooth > 0.05).long() + (smooth > 0.15).long()
-    loss = fit(model, lambda: cross_entropy(model(image)[0], mask), steps=120)
-    assert loss < 0.05
-
-
-def fit(model: nn.Module, loss_of, steps: int = 60) -> float:
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
-    for _ in range(steps):
-        optimizer.zero_grad()
-        loss = loss_of()
-        loss.backward()
-        optimizer.step()
-    return loss.item()
-
-
 def test_a_family_without_its_columns_is_refused_in_one_sentence():
     with pytest.raises(RecipeError, match=r"^recipe key 'model.family' is 'resnet', but the cohort has no images; use model.family=mlp$"):
         build(ResNetSpec(), Inputs(emr=EMR), 2)
@@ -290,7 +162,7 @@ def test_syncbatch_on_two_cpu_workers_equals_batch_norm_of_the_whole_batch(tmp_p
 
 def test_models_tasks_and_augmentation_import_neither_ray_nor_deepspeed_nor_monai():
     code = (
-        "import hepdist.models.resnet, hepdist.models.unet, hepdist.models.fusion, hepdist.tasks.classification, hepdist.tasks.segmentation,"
+        "import hepdist.models.resnet, hepdist.models.unet, hepdist.models.vnet, hepdist.models.fusion, hepdist.tasks.classification, hepdist.tasks.segmentation,"
         " hepdist.augment, sys; print([m for m in ('ray', 'deepspeed', 'monai', 'sklearn', 'scipy') if m in sys.modules])"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -13,8 +13,8 @@ from hepdist.errors import RecipeError
 from hepdist.recipe import AugmentSpec, Recipe
 from hepdist.shards.manifest import Manifest
 from hepdist.tasks import Task, build
-from hepdist.tasks.segmentation import soft_dice_loss
-from hepdist.tasks.surface import surface_distance_95
+from hepdist.tasks.segmentation import boundary_loss, soft_dice_loss
+from hepdist.tasks.surface import signed_distance, surface_distance_95
 
 
 class Fixed(nn.Module):
@@ -55,9 +55,14 @@ def classification(
     return build(recipe, Manifest("c", "phantom", {}, (), label_names=names, multilabel=multilabel, counts=counts))
 
 
-def segmentation(classes: tuple[str, ...] = ("background", "a", "b"), flip=(), **task) -> Task:
+def segmentation(classes: tuple[str, ...] = ("background", "a", "b"), flip=(), window=(), **task) -> Task:
     recipe = Recipe(
-        name="t", data={"cohort": "c"}, task={"kind": "segmentation", **task}, model={"family": "unet"}, augment={"test_flip": flip}
+        name="t",
+        data={"cohort": "c"},
+        task={"kind": "segmentation", **task},
+        model={"family": "unet"},
+        augment={"test_flip": flip},
+        evaluation={"window": window, "batch": 3},
     )
     mask = {"dtype": "uint8", "shape": [1, 8, 8, 8], "classes": list(classes)}
     return build(recipe, Manifest("c", "phantom", {"mask": mask}, ()))
@@ -184,6 +189,34 @@ def test_deep_supervision_halves_the_weight_of_each_coarser_level():
     torch.testing.assert_close(both, (parts[0] + 0.5 * parts[1]) / 1.5)
 
 
+@pytest.mark.parametrize("shape", [(17, 20), (9, 12, 10)])
+def test_boundary_loss_equals_monais(shape):
+    from monai.losses import BoundaryLoss
+
+    logits, mask = noise(3, 3, *shape), blobs(3, 3, shape)
+    mask[0][mask[0] == 2] = 0  # a class that is not there
+    hot = torch.stack([mask[:, 0] == k for k in range(3)], 1).float()
+    expected = BoundaryLoss(include_background=False, softmax=True, reduction="none")(logits, hot).mean(1)
+    torch.testing.assert_close(boundary_loss(logits.softmax(1), hot, None), expected)
+    torch.testing.assert_close(boundary_loss(logits.softmax(1), hot, torch.full((3, len(shape)), 0.7)), expected)
+
+
+def test_boundary_loss_is_added_by_its_weight_to_the_finest_output_alone():
+    fine, coarse, mask = noise(2, 3, 8, 8), noise(2, 3, 4, 4), blobs(2, 3, (8, 8))
+    batch = {"image": fine, "mask": mask}
+    with_boundary, without = (segmentation(boundary_weight=w).loss(Fixed(fine, coarse), batch) for w in (0.3, 0.0))
+    hot = torch.stack([mask[:, 0] == k for k in range(3)], 1).float()
+    torch.testing.assert_close(with_boundary, without + 0.3 * boundary_loss(fine.softmax(1), hot, None))
+
+
+def test_signed_distances_of_a_slab_of_thick_slices_are_in_the_finest_side():
+    slab = np.zeros((9, 4, 4), bool)
+    slab[3:6] = True
+    found = signed_distance(slab, (5.0, 0.5, 1.0))[:, 0, 0]
+    assert found.tolist() == [30.0, 20.0, 10.0, -9.0, -19.0, -9.0, 10.0, 20.0, 30.0]
+    assert not signed_distance(np.ones((3, 3), bool), (1, 1)).any() and not signed_distance(np.zeros((3, 3), bool), (1, 1)).any()
+
+
 def test_a_perfect_prediction_has_no_dice_loss():
     truth = nn.functional.one_hot(blobs(2, 3, (8, 8))[:, 0].long(), 3).movedim(-1, 1).float()
     torch.testing.assert_close(soft_dice_loss(truth, truth), torch.zeros(2))
@@ -218,6 +251,48 @@ def test_flips_at_test_are_flipped_back():
     image = nn.functional.one_hot(truth[:, 0].long(), 3).movedim(-1, 1).float() * 9
     rows = segmentation(flip=(0, 1)).predict(Identity(), {"image": image, "mask": truth}, extras=("mask", "loss"))
     assert (rows["dice"] == 1).all() and (rows["mask"] == truth[:, 0].numpy()).all() and rows["loss"].shape == (2,)
+
+
+class Watched(Identity):
+    """Identity that notes what it was given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[int, ...]] = []
+
+    def forward(self, image: Tensor) -> Tensor:
+        self.seen.append(tuple(image.shape))
+        return image
+
+
+def test_a_larger_image_is_predicted_by_overlapping_windows_that_cover_it():
+    truth = blobs(2, 3, (12, 20, 7))
+    batch = {"image": one_hot_image(truth) * 9, "mask": truth}
+    model = Watched()
+    rows = segmentation(window=(8, 8, 8)).predict(model, batch, extras=("mask", "loss"))
+    assert {shape[2:] for shape in model.seen} == {(8, 8, 7)}, "an axis shorter than the window is whole"
+    assert max(shape[0] for shape in model.seen) == 3, "as many at once as evaluation.batch"
+    assert sum(shape[0] for shape in model.seen) == 2 * 2 * 4, "starts 0, 4 on the first axis and 0, 4, 8, 12 on the second"
+    whole = segmentation().predict(Identity(), batch, extras=("mask", "loss"))
+    assert (rows["mask"] == whole["mask"]).all() and (rows["dice"] == 1).all()
+    np.testing.assert_allclose(rows["loss"], whole["loss"], rtol=1e-5)
+
+
+def test_windows_count_more_at_their_centre():
+    class Ramp(Identity):
+        def forward(self, image: Tensor) -> Tensor:
+            return torch.arange(image.shape[-1]).float().expand(len(image), 3, *image.shape[2:])
+
+    image = torch.zeros(1, 1, 8, 12)
+    logits = segmentation(window=(8, 8))._logits(Ramp(), {"image": image})[0, 0, 0]
+    blend = logits[5]  # 5 in the first window, 1 in the second: nearer to the centre of the first
+    assert 3.5 < blend < 5 and torch.equal(logits[:4], torch.arange(4.0)) and logits[-1] == 7
+
+
+def test_an_image_no_larger_than_the_window_is_predicted_at_once():
+    model = Watched()
+    segmentation(window=(8, 8)).predict(model, {"image": noise(5, 3, 8, 6)})
+    assert model.seen == [(5, 3, 8, 6)]
 
 
 def test_a_batch_without_masks_gives_predictions_only():

@@ -12,11 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from hepdist.models.inputs import Inputs
-from hepdist.models.layers import CONV, DROPOUT, TRANSPOSED, channels_last, convolution, initialise, normalisation
+from hepdist.models.layers import CONV, DROPOUT, TRANSPOSED, activation, channels_last, checkpointed, convolution, initialise, normalisation
+from hepdist.models.resolution import beside, crop, first_stride, fold, halvings, strided, unfold
 from hepdist.models.specs import UNetSpec
-
-SMALLEST_SIDE = 4
-"""Voxels below which a side is no longer halved."""
 
 
 class UNet(nn.Module):
@@ -31,10 +29,10 @@ class UNet(nn.Module):
         super().__init__()
         channels, *sides = inputs.image
         dims = len(sides)
-        first = tuple(spec.stride if side // spec.stride >= SMALLEST_SIDE else 1 for side in sides)
+        first = first_stride(sides, spec.stride)
         self.stride = first
         channels *= math.prod(first)
-        strides = [(1,) * dims, *_strides([-(-side // s) for side, s in zip(sides, first, strict=True)], spec.depth - 1)]
+        strides = [(1,) * dims, *halvings(strided(sides, first), spec.depth - 1)]
         widths = [min(spec.width << level, spec.max_width) for level in range(len(strides))]
         block = ResidualBlock if spec.residual else ConvBlock
         self.encoder = nn.ModuleList(
@@ -46,6 +44,7 @@ class UNet(nn.Module):
         )
         self.decoder = nn.ModuleList(ConvBlock(spec, dims, 2 * width, width, (1,) * dims) for width in widths[:-1])
         self.deep_supervision = spec.deep_supervision
+        self.checkpointing = spec.checkpointing
         supervised = max(len(widths) - 1, 1) if spec.deep_supervision else 1
         self.sharpen = Sharpen(spec, dims, widths[0] + channels, 2 * widths[0]) if max(first) > 1 else None
         finest = widths[0] if self.sharpen is None else 2 * widths[0]
@@ -57,23 +56,25 @@ class UNet(nn.Module):
         skips = []
         x = folded = fold(image, self.stride)
         for stage in self.encoder:
-            x = stage(x)
+            x = self._run(stage, x)
             skips.append(x)
         levels: list[Tensor] = []
         for level in reversed(range(len(self.decoder))):
-            up = crop(self.upsample[level](x), skips[level])
-            x = self.decoder[level](torch.cat((up, skips[level]), dim=1))
+            x = self._run(self.decoder[level], beside(self.upsample[level](x), skips[level]))
             levels.insert(0, x)
         if self.sharpen is not None:
-            x = self.sharpen(torch.cat((x, folded), dim=1))
+            x = self._run(self.sharpen, torch.cat((x, folded), dim=1))
         finest = crop(unfold(self.heads[0](x), self.stride), image)
         if not (self.training and self.deep_supervision):
             return finest
         return [finest, *(head(features) for head, features in zip(self.heads[1:], levels[1:], strict=True))]
 
+    def _run(self, stage: nn.Module, x: Tensor) -> Tensor:
+        return checkpointed(stage, x) if self.checkpointing else stage(x)
+
 
 class ConvBlock(nn.Module):
-    """Two times 3x3 convolution, norm, leaky ReLU; the first convolution takes the stride."""
+    """Two times 3x3 convolution, norm, activation; the first convolution takes the stride."""
 
     def __init__(self, spec: UNetSpec, dims: int, inputs: int, outputs: int, stride: tuple[int, ...]) -> None:
         super().__init__()
@@ -81,10 +82,16 @@ class ConvBlock(nn.Module):
         self.conv2 = convolution(dims, outputs, outputs)
         self.norm1 = normalisation(spec.norm, dims, outputs)
         self.norm2 = normalisation(spec.norm, dims, outputs)
+        self.activation1 = activation(spec.activation, outputs)
+        self.activation2 = activation(spec.activation, outputs)
         self.dropout = DROPOUT[dims](spec.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        return _leaky(self.norm2(self.conv2(self.dropout(_leaky(self.norm1(channels_last(self.conv1(x))))))))
+        return self.activation2(self.before_activation(x))
+
+    def before_activation(self, x: Tensor) -> Tensor:
+        """The block's outcome, except that the last activation is missing."""
+        return self.norm2(self.conv2(self.dropout(self.activation1(self.norm1(channels_last(self.conv1(x)))))))
 
 
 class ResidualBlock(ConvBlock):
@@ -97,8 +104,7 @@ class ResidualBlock(ConvBlock):
             self.shortcut = nn.Sequential(convolution(dims, inputs, outputs, 1, stride), normalisation(spec.norm, dims, outputs))
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.norm2(self.conv2(self.dropout(_leaky(self.norm1(channels_last(self.conv1(x)))))))
-        return _leaky(y + self.shortcut(x))
+        return self.activation2(self.before_activation(x) + self.shortcut(x))
 
 
 class Sharpen(nn.Module):
@@ -108,54 +114,7 @@ class Sharpen(nn.Module):
         super().__init__()
         self.conv = convolution(dims, inputs, outputs)
         self.norm = normalisation(spec.norm, dims, outputs)
+        self.activation = activation(spec.activation, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        return _leaky(self.norm(channels_last(self.conv(x))))
-
-
-def fold(x: Tensor, stride: tuple[int, ...]) -> Tensor:
-    """[b, C, *spatial] -> [b, C * prod(stride), *(spatial / stride)]: each block of voxels becomes the channels of one (space to depth).
-
-    Sides that the stride doesn't divide are first filled up with their last voxel.
-    """
-    if max(stride) == 1:
-        return x
-    sides = x.shape[2:]
-    short = [-side % s for side, s in zip(sides, stride, strict=True)]
-    if any(short):
-        x = nn.functional.pad(x, [n for after in reversed(short) for n in (0, after)], mode="replicate")
-    dims = len(sides)
-    blocks = [n for side, s in zip(x.shape[2:], stride, strict=True) for n in (side // s, s)]
-    within, outer = [3 + 2 * i for i in range(dims)], [2 + 2 * i for i in range(dims)]
-    return x.reshape(*x.shape[:2], *blocks).permute(0, 1, *within, *outer).flatten(1, 1 + dims)
-
-
-def unfold(x: Tensor, stride: tuple[int, ...]) -> Tensor:
-    """The inverse of `fold`: channels become the voxels of a block (sub-pixel convolution, Shi et al., 2016)."""
-    if max(stride) == 1:
-        return x
-    dims, inner = len(stride), math.prod(stride)
-    x = x.reshape(len(x), x.shape[1] // inner, *stride, *x.shape[2:])
-    x = x.permute(0, 1, *(axis for i in range(dims) for axis in (2 + dims + i, 2 + i)))
-    return x.reshape(*x.shape[:2], *(x.shape[2 + 2 * i] * x.shape[3 + 2 * i] for i in range(dims)))
-
-
-def crop(x: Tensor, like: Tensor) -> Tensor:
-    """x without the last voxels of the axes on which `like` is smaller (an odd side is one longer after halving and doubling)."""
-    return x[(slice(None), slice(None), *(slice(side) for side in like.shape[2:]))]
-
-
-def _leaky(x: Tensor) -> Tensor:
-    return nn.functional.leaky_relu(x, 0.01, inplace=True)
-
-
-def _strides(sides: list[int], halvings: int) -> list[tuple[int, ...]]:
-    """Per further level and axis 2 where half the side is still SMALLEST_SIDE, else 1; ends when no side can be halved."""
-    strides = []
-    for _ in range(halvings):
-        stride = tuple(2 if side // 2 >= SMALLEST_SIDE else 1 for side in sides)
-        if max(stride) == 1:
-            break
-        sides = [-(-side // s) for side, s in zip(sides, stride, strict=True)]
-        strides.append(stride)
-    return strides
+        return self.activation(self.norm(channels_last(self.conv(x))))

@@ -1,4 +1,4 @@
-"""Segmentation: soft Dice and cross-entropy per sample for training, Dice, volumes and surface distances per case for scoring."""
+"""Segmentation: soft Dice, cross-entropy and boundary loss per sample for training, Dice, volumes and surfaces per case for scoring."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, interpolate, one_hot
 
 from hepdist.tasks import forward, selected
-from hepdist.tasks.surface import surface_distance_95
+from hepdist.tasks.surface import signed_distance, surface_distance_95
 
 if TYPE_CHECKING:
     from hepdist.recipe import Recipe
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 SMOOTH = 1e-5
 """Added above and below the soft Dice fraction, as MONAI does: a class that is neither there nor predicted has Dice 1."""
+OVERLAP = 0.5
+"""Share of a window's side that the next one sees again, as in nnU-Net."""
 
 
 class Segmentation:
@@ -27,31 +29,42 @@ class Segmentation:
     def __init__(self, recipe: Recipe, manifest: Manifest) -> None:
         self.classes = manifest.fields["mask"].classes
         self.sigmoid = recipe.task.activation == "sigmoid"
-        self.dice_weight = recipe.task.dice_weight
+        self.dice_weight, self.boundary_weight = recipe.task.dice_weight, recipe.task.boundary_weight
         self.test_flip = recipe.augment.test_flip
+        self.window, self.windows_at_once = recipe.evaluation.window, recipe.evaluation.batch
         self.select, self.higher_is_better = selected(recipe, "dice", ("dice", *(f"dice_{name}" for name in self.classes[1:]), "loss"))
 
     def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-        """dice_weight * soft Dice loss + (1 - dice_weight) * cross-entropy; coarser outputs count half of the one before."""
-        logits = forward(model, batch)
-        outputs = logits if isinstance(logits, list) else [logits]
-        shares = [0.5**level for level in range(len(outputs))]
-        losses = [share * self._loss(output.float(), batch["mask"]) for share, output in zip(shares, outputs, strict=True)]
-        return torch.stack(losses).sum(0) / sum(shares)
+        """dice_weight * soft Dice loss + (1 - dice_weight) * cross-entropy; coarser outputs count half of the one before.
 
-    def _loss(self, logits: Tensor, mask: Tensor) -> Tensor:
+        Added to it: boundary_weight * boundary loss of the finest output.
+        """
+        return self._loss(forward(model, batch), batch)
+
+    def _loss(self, logits: Tensor | list[Tensor], batch: dict[str, Tensor]) -> Tensor:
+        outputs = [output.float() for output in (logits if isinstance(logits, list) else [logits])]
+        shares = [0.5**level for level in range(len(outputs))]
+        losses = [share * self._region_loss(output, batch["mask"]) for share, output in zip(shares, outputs, strict=True)]
+        loss = torch.stack(losses).sum(0) / sum(shares)
+        if self.boundary_weight:
+            hot = _hot(batch["mask"][:, 0].long(), len(self.classes))
+            loss = loss + self.boundary_weight * boundary_loss(self._probabilities(outputs[0]), hot, batch.get("spacing"))
+        return loss
+
+    def _region_loss(self, logits: Tensor, mask: Tensor) -> Tensor:
         if logits.shape[2:] != mask.shape[2:]:
             mask = interpolate(mask.float(), size=logits.shape[2:], mode="nearest-exact")
         truth = mask[:, 0].long()
         hot = _hot(truth, len(self.classes))
         if self.sigmoid:
-            probability = logits.sigmoid()
             entropy = binary_cross_entropy_with_logits(logits, hot, reduction="none").mean(1)
         else:
-            probability = logits.softmax(1)
             entropy = cross_entropy(logits, truth, reduction="none")
         entropy = entropy.flatten(1).mean(1)
-        return self.dice_weight * soft_dice_loss(probability, hot) + (1 - self.dice_weight) * entropy
+        return self.dice_weight * soft_dice_loss(self._probabilities(logits), hot) + (1 - self.dice_weight) * entropy
+
+    def _probabilities(self, logits: Tensor) -> Tensor:
+        return logits.sigmoid() if self.sigmoid else logits.softmax(1)
 
     @torch.no_grad()
     def predict(self, model: nn.Module, batch: dict[str, Tensor], extras: Collection[str] = ()) -> dict[str, np.ndarray]:
@@ -61,10 +74,11 @@ class Segmentation:
         `spacing`). extras: `loss` float32[b]; `hd95` float32[b, classes-1] in mm (voxels without `spacing`);
         `mask` uint8[b, *spatial], class indices. A batch without `mask` gives only volume_ml and the predicted mask.
         """
-        image = batch["image"]
-        total = self._probability(model, batch)
+        logits = self._logits(model, batch)
+        total = self._probabilities(logits)
         for axis in self.test_flip:
-            total = total + self._probability(model, {**batch, "image": image.flip(axis + 2)}).flip(axis + 2)
+            mirrored = {**batch, "image": batch["image"].flip(axis + 2)}
+            total = total + self._probabilities(self._logits(model, mirrored)).flip(axis + 2)
         found = self._decide(total / (1 + len(self.test_flip)))
         voxel_ml = batch["spacing"].double().prod(1)[:, None].cpu() / 1000 if "spacing" in batch else torch.tensor(float("nan"))
         rows = {"volume_ml": _voxels(found) * voxel_ml}
@@ -79,13 +93,29 @@ class Segmentation:
             if "hd95" in extras:
                 rows["hd95"] = _surface(found, truth, batch.get("spacing"))
             if "loss" in extras or self.select == "loss":
-                rows["loss"] = self.loss(model, batch)
+                rows["loss"] = self._loss(logits, batch)
         return {name: (v.float() if v.is_floating_point() else v).cpu().numpy() for name, v in rows.items()}
 
-    def _probability(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    def _logits(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        """float32[b, classes, *spatial] of whole images; those larger than evaluation.window by windows."""
+        sides = batch["image"].shape[2:]
+        if self.window and any(side > window for side, window in zip(sides, self.window, strict=True)):
+            return self._windowed(model, batch["image"])
         logits = forward(model, batch)
         assert isinstance(logits, Tensor), "put the model into evaluation mode first"
-        return logits.float().sigmoid() if self.sigmoid else logits.float().softmax(1)
+        return logits.float()
+
+    def _windowed(self, model: nn.Module, image: Tensor) -> Tensor:
+        """Logits of overlapping windows, each weighted by a Gaussian about its centre (Isensee et al., 2021); as many at once as
+        evaluation.batch."""
+        from monai.inferers import sliding_window_inference
+
+        sides = [min(side, window) for side, window in zip(image.shape[2:], self.window, strict=True)]  # MONAI would pad with zeros
+        logits = sliding_window_inference(
+            image, sides, self.windows_at_once, lambda part: model(part).float(), overlap=OVERLAP, mode="gaussian"
+        )
+        assert isinstance(logits, Tensor)
+        return logits
 
     def _decide(self, probability: Tensor) -> Tensor:
         """bool[b, classes-1, *spatial]: the most probable class, or every class above one half."""
@@ -116,6 +146,18 @@ def soft_dice_loss(probability: Tensor, truth: Tensor) -> Tensor:
     p, t = probability[:, 1:].flatten(2), truth[:, 1:].flatten(2)
     overlap = (p * t).sum(2)
     return 1 - ((2 * overlap + SMOOTH) / (p.sum(2) + t.sum(2) + SMOOTH)).mean(1)
+
+
+def boundary_loss(probability: Tensor, truth: Tensor, spacing: Tensor | None) -> Tensor:
+    """float[b]: the mean over voxels and foreground classes of probability * signed distance to the true region (Kervadec et al., 2019).
+
+    probability, truth: float[b, classes, *spatial], class 0 is left out; spacing: mm [b, axes], None: voxels are cubes. Distances are exact
+    ones of scipy on the CPU, in voxels (of the finest axis); below zero inside, so that the loss of a good prediction is negative.
+    """
+    sides = torch.ones(len(truth), truth.ndim - 2) if spacing is None else spacing.cpu()
+    regions = zip(truth[:, 1:].bool().cpu().numpy(), sides.tolist(), strict=True)
+    maps = np.stack([[signed_distance(region, mm) for region in classes] for classes, mm in regions])
+    return (probability[:, 1:] * torch.from_numpy(maps).to(probability.device)).flatten(1).mean(1)
 
 
 def _hot(index: Tensor, classes: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Distances between the surfaces of two regions, in millimetres."""
+"""Distances to and between the surfaces of regions."""
 
 from __future__ import annotations
 
@@ -23,3 +23,18 @@ def surface_distance_95(pred: np.ndarray, truth: np.ndarray, spacing_mm: Sequenc
     edges = [region & ~binary_erosion(region) for region in (pred, truth)]
     directed = [distance_transform_edt(~edges[1 - i], sampling=spacing_mm)[edges[i]] for i in (0, 1)]
     return float(max(np.percentile(d, 95) for d in directed))
+
+
+def signed_distance(region: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
+    """float32 like region: each voxel's distance to it, and inside, below zero, to its own border; 0 in its outermost voxels.
+
+    region: bool[H, W] or bool[D, H, W]; spacing in any unit, in the order of the axes: the smallest is the unit of the outcome. All zeros
+    where the region is empty or everything, since there is no border. Kervadec et al., 2019; equal to MONAI's BoundaryLoss at equal sides.
+    """
+    from scipy.ndimage import distance_transform_edt
+
+    if not region.any() or region.all():
+        return np.zeros(region.shape, np.float32)
+    sides = np.asarray(spacing, dtype=np.float64) / min(spacing)
+    outside, inside = distance_transform_edt(~region, sampling=sides), distance_transform_edt(region, sampling=sides)
+    return np.where(region, 1 - inside, outside).astype(np.float32)

@@ -30,10 +30,9 @@ def fits_cohort(recipe: Recipe, manifest: Manifest) -> None:
         )
     if "image" in manifest.fields:
         axes = len(manifest.fields["image"].shape) - 1
-        if recipe.augment.crop and len(recipe.augment.crop) != axes:
-            raise RecipeError(
-                f"recipe key 'augment.crop' has {len(recipe.augment.crop)} sides, but images of cohort '{cohort}' have {axes} axes"
-            )
+        for key, sides in (("augment.crop", recipe.augment.crop), ("evaluation.window", recipe.evaluation.window)):
+            if sides and len(sides) != axes:
+                raise RecipeError(f"recipe key '{key}' has {len(sides)} sides, but images of cohort '{cohort}' have {axes} axes")
         for key, flips in (("flip", recipe.augment.flip), ("test_flip", recipe.augment.test_flip)):
             if any(axis >= axes for axis in flips):
                 raise RecipeError(f"recipe key 'augment.{key}' is {list(flips)}, but images of cohort '{cohort}' have axes 0 to {axes - 1}")

@@ -13,13 +13,27 @@ from hepdist.models.specs.fusion import FusionSpec
 from hepdist.models.specs.mlp import MLPSpec
 from hepdist.models.specs.resnet import ResNetSpec
 from hepdist.models.specs.unet import UNetSpec
+from hepdist.models.specs.vnet import VNetSpec
 from hepdist.spec import parse
 
-__all__ = ["FAMILIES", "Choice", "FusionSpec", "MLPSpec", "ModelSpec", "Range", "ResNetSpec", "UNetSpec", "families_for", "parse_model"]
+__all__ = [
+    "FAMILIES",
+    "Choice",
+    "FusionSpec",
+    "MLPSpec",
+    "ModelSpec",
+    "Range",
+    "ResNetSpec",
+    "UNetSpec",
+    "VNetSpec",
+    "families_for",
+    "parse_model",
+]
 
 FAMILIES: dict[str, type[ModelSpec]] = {
     "resnet": ResNetSpec,
     "unet": UNetSpec,
+    "vnet": VNetSpec,
     "mlp": MLPSpec,
     "fusion": FusionSpec,
 }

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from annotated_types import Ge, Le
 from pydantic import PositiveInt
 
-from hepdist.models.specs.common import Choice, ModelSpec, Norm, Range, Share
+from hepdist.models.specs.common import Activation, Choice, ModelSpec, Norm, Range, Share
 
 
 class UNetSpec(ModelSpec):
@@ -32,4 +32,8 @@ class UNetSpec(ModelSpec):
     deep_supervision: bool = False
     """Extra losses at coarser decoder levels, weighted by halves (nnU-Net)."""
     norm: Norm = "instance"
+    activation: Activation = "leaky_relu"
     dropout: Share = 0.0
+    """Share of channels dropped between the two convolutions of each block."""
+    checkpointing: bool = False
+    """Compute each block a second time in the backward pass instead of keeping it: less memory, about a third more time."""
