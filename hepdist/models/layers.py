@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -19,10 +19,18 @@ from hepdist.models.specs.common import Activation, Norm
 CONV: dict[int, Any] = {2: nn.Conv2d, 3: nn.Conv3d}
 TRANSPOSED: dict[int, Any] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 MAX_POOL: dict[int, Any] = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
+MEAN_POOL: dict[int, Any] = {2: nn.AvgPool2d, 3: nn.AvgPool3d}
 INSTANCE: dict[int, Any] = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
 DROPOUT: dict[int, Any] = {2: nn.Dropout2d, 3: nn.Dropout3d}
 
 GROUPS = 8
+SMALL_BELOW = 64
+"""Images with every side below this keep their resolution in a classifier's stem: 28 pixels would be 7 after a large one."""
+
+
+def small_stem(stem: str, sides: Sequence[int]) -> bool:
+    """Whether a `stem` of 'auto', 'small' or 'large' is the small one for images of these sides."""
+    return stem == "small" or (stem == "auto" and max(sides) < SMALL_BELOW)
 
 
 def convolution(dims: int, inputs: int, outputs: int, kernel: int = 3, stride: int | tuple[int, ...] = 1) -> nn.Module:

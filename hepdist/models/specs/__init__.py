@@ -8,17 +8,37 @@ from __future__ import annotations
 from typing import Any
 
 from hepdist.errors import RecipeError
+from hepdist.models.specs.cnn import CNNSpec
 from hepdist.models.specs.common import Choice, ModelSpec, Range
+from hepdist.models.specs.densenet import DenseNetSpec
 from hepdist.models.specs.fusion import FusionSpec
+from hepdist.models.specs.inception import InceptionSpec
 from hepdist.models.specs.mlp import MLPSpec
 from hepdist.models.specs.resnet import ResNetSpec
 from hepdist.models.specs.unet import UNetSpec
 from hepdist.spec import parse
 
-__all__ = ["FAMILIES", "Choice", "FusionSpec", "MLPSpec", "ModelSpec", "Range", "ResNetSpec", "UNetSpec", "families_for", "parse_model"]
+__all__ = [
+    "FAMILIES",
+    "CNNSpec",
+    "Choice",
+    "DenseNetSpec",
+    "FusionSpec",
+    "InceptionSpec",
+    "MLPSpec",
+    "ModelSpec",
+    "Range",
+    "ResNetSpec",
+    "UNetSpec",
+    "families_for",
+    "parse_model",
+]
 
 FAMILIES: dict[str, type[ModelSpec]] = {
     "resnet": ResNetSpec,
+    "densenet": DenseNetSpec,
+    "inception": InceptionSpec,
+    "cnn": CNNSpec,
     "unet": UNetSpec,
     "mlp": MLPSpec,
     "fusion": FusionSpec,
