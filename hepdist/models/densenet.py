@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from hepdist.models.inputs import Inputs
 from hepdist.models.layers import (
@@ -67,13 +68,25 @@ class DenseNet(nn.Module):
         return self.head(self.dropout(self.features(image)))
 
 
+class HalfMean(nn.Module):
+    """The mean over each 2x2; an odd side is first continued by its last voxel, so that it is halved upwards and one of 1 stays."""
+
+    def __init__(self, dims: int) -> None:
+        super().__init__()
+        self.pool = MEAN_POOL[dims](2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        odd = [side % 2 for side in x.shape[2:]]
+        return self.pool(pad(x, [n for after in odd[::-1] for n in (0, after)], mode="replicate") if any(odd) else x)
+
+
 def transition(spec: DenseNetSpec, dims: int, inputs: int, outputs: int) -> nn.Sequential:
-    """Between two blocks: fewer channels by a 1x1 convolution, and half the sides by a mean (a side of one stays)."""
+    """Between two blocks: fewer channels by a 1x1 convolution, and half the sides by a mean."""
     return nn.Sequential(
         normalisation(spec.norm, dims, inputs),
         activation(spec.activation, inputs),
         convolution(dims, inputs, outputs, 1),
-        MEAN_POOL[dims](2, ceil_mode=True),
+        HalfMean(dims),
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import adaptive_avg_pool2d, adaptive_avg_pool3d
+from torch.nn.functional import adaptive_avg_pool2d, adaptive_avg_pool3d, pad
 
 from hepdist.models.layers import CONV, MAX_POOL, MEAN_POOL, activation, channels_last, normalisation
 from hepdist.models.specs import InceptionSpec
@@ -26,7 +26,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Pool:
-    """A pooling over 3x3."""
+    """A pooling over 3x3: the largest, or with stride 1 the mean."""
 
     stride: int = 2
     mean: bool = False
@@ -67,6 +67,18 @@ class Unit(nn.Module):
         return self.activation(self.norm(channels_last(self.conv(x))))
 
 
+class Mean(nn.Module):
+    """The mean over each 3x3, where the border is surrounded by zeros that count."""
+
+    def __init__(self, dims: int) -> None:
+        super().__init__()
+        self.border = (1,) * 2 * dims
+        self.pool = MEAN_POOL[dims](3, stride=1)  # its own padding refuses sides of less than 3 in 3D
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.pool(pad(x, self.border))
+
+
 class Layers:
     """Makes the layers of one network: it knows the number of axes and what the spec says of every layer."""
 
@@ -81,7 +93,7 @@ class Layers:
         layers: list[nn.Module] = []
         for step in steps:
             if isinstance(step, Pool):
-                layers.append((MEAN_POOL if step.mean else MAX_POOL)[self.dims](3, stride=step.stride, padding=1))
+                layers.append(Mean(self.dims) if step.mean else MAX_POOL[self.dims](3, stride=step.stride, padding=1))
                 continue
             outputs = self.width(step.outputs)
             layers.append(Unit(self.spec, self.dims, inputs, outputs, step))
