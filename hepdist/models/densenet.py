@@ -20,7 +20,7 @@ from hepdist.models.layers import (
     convolution,
     initialise,
     normalisation,
-    small_stem,
+    stem_size,
 )
 from hepdist.models.specs import DenseNetSpec
 
@@ -39,11 +39,11 @@ class DenseNet(nn.Module):
         super().__init__()
         channels, *sides = inputs.image
         dims = len(sides)
-        small = small_stem(spec.stem, sides)
+        size = stem_size(spec.stem, sides)
         width = 2 * spec.growth
-        self.first = convolution(dims, channels, width, 3 if small else 7, 1 if small else 2)
+        self.first = convolution(dims, channels, width, 7 if size == "large" else 3, 1 if size == "small" else 2)
         self.stem = nn.Sequential(normalisation(spec.norm, dims, width), activation(spec.activation, width))
-        if not small:
+        if size == "large":
             self.stem.append(MAX_POOL[dims](3, stride=2, padding=1))
         blocks: list[nn.Module] = []
         for index, layers in enumerate(spec.blocks or BLOCKS[spec.depth]):

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from hepdist.models.inception_layers import Auxiliary, Chain, Layers, Parallel, Pool, Step
 from hepdist.models.inputs import Inputs
-from hepdist.models.layers import checkpointed, initialise, small_stem
+from hepdist.models.layers import checkpointed, initialise, stem_size
 from hepdist.models.specs import InceptionSpec
+from hepdist.models.specs.common import Stem
 
 Module = Callable[[Layers, int], Chain | Parallel]
 """Makes a module from the maker of layers and the channels of its input."""
@@ -33,10 +34,10 @@ class Inception(nn.Module):
         super().__init__()
         channels, *sides = inputs.image
         layers = Layers(spec, len(sides))
-        small = small_stem(spec.stem, sides)
+        size = stem_size(spec.stem, sides)
         googlenet = spec.variant == "googlenet"
         self.checkpointing = spec.checkpointing
-        self.stem = googlenet_stem(layers, channels, small) if googlenet else v3_stem(layers, channels, small)
+        self.stem = googlenet_stem(layers, channels, size) if googlenet else v3_stem(layers, channels, size)
         stages = googlenet_stages(spec.depth) if googlenet else v3_stages(spec.depth)
         widths, modules = [self.stem.channels], []
         for make in [module for stage in stages for module in stage]:
@@ -87,9 +88,9 @@ GOOGLENET = (
 """By stage and module: channels of 1x1, of 3x3 after those of its 1x1 reduction, of 5x5 likewise, and of the pooling branch (table 1)."""
 
 
-def googlenet_stem(layers: Layers, channels: int, small: bool) -> Chain:
-    if small:
-        return layers.chain(channels, Step(64, 3), Step(64), Step(192, 3))
+def googlenet_stem(layers: Layers, channels: int, size: Stem) -> Chain:
+    if size != "large":
+        return layers.chain(channels, Step(64, 3, 2 if size == "medium" else 1), Step(64), Step(192, 3))
     return layers.chain(channels, Step(64, 7, 2), Pool(), Step(64), Step(192, 3), Pool())
 
 
@@ -127,9 +128,9 @@ V3_LAST = 2
 """Modules of the third stage."""
 
 
-def v3_stem(layers: Layers, channels: int, small: bool) -> Chain:
-    if small:
-        return layers.chain(channels, Step(32, 3), Step(32, 3), Step(64, 3), Step(80), Step(192, 3))
+def v3_stem(layers: Layers, channels: int, size: Stem) -> Chain:
+    if size != "large":
+        return layers.chain(channels, Step(32, 3, 2 if size == "medium" else 1), Step(32, 3), Step(64, 3), Step(80), Step(192, 3))
     return layers.chain(channels, Step(32, 3, 2), Step(32, 3), Step(64, 3), Pool(), Step(80), Step(192, 3), Pool())
 
 

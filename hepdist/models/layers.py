@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from hepdist.models.specs.common import Activation, Norm
+from hepdist.models.specs.common import Activation, Norm, Stem
 
 CONV: dict[int, Any] = {2: nn.Conv2d, 3: nn.Conv3d}
 TRANSPOSED: dict[int, Any] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
@@ -28,9 +28,9 @@ SMALL_BELOW = 64
 """Images with every side below this keep their resolution in a classifier's stem: 28 pixels would be 7 after a large one."""
 
 
-def small_stem(stem: str, sides: Sequence[int]) -> bool:
-    """Whether a `stem` of 'auto', 'small' or 'large' is the small one for images of these sides."""
-    return stem == "small" or (stem == "auto" and max(sides) < SMALL_BELOW)
+def stem_size(stem: Stem, sides: Sequence[int]) -> Stem:
+    """'small', 'medium' or 'large': what a classifier's `stem` means for images of these sides."""
+    return ("small" if max(sides) < SMALL_BELOW else "large") if stem == "auto" else stem
 
 
 def convolution(dims: int, inputs: int, outputs: int, kernel: int = 3, stride: int | tuple[int, ...] = 1) -> nn.Module:
@@ -83,14 +83,16 @@ def _contexts(norms: list[_BatchNorm]) -> tuple[contextlib.AbstractContextManage
 
 @contextlib.contextmanager
 def _untracked(norms: list[_BatchNorm]) -> Iterator[None]:
-    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    before = [(norm.momentum, None if norm.num_batches_tracked is None else norm.num_batches_tracked.clone()) for norm in norms]
     for norm in norms:
-        norm.momentum, norm.num_batches_tracked = 0.0, None
+        norm.momentum = 0.0
     try:
         yield
     finally:
         for norm, (momentum, counter) in zip(norms, before, strict=True):
-            norm.momentum, norm.num_batches_tracked = momentum, counter
+            norm.momentum = momentum
+            if norm.num_batches_tracked is not None and counter is not None:
+                norm.num_batches_tracked.copy_(counter)
 
 
 class SyncBatchNorm(nn.SyncBatchNorm):

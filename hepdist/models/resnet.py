@@ -18,7 +18,7 @@ from hepdist.models.layers import (
     convolution,
     initialise,
     normalisation,
-    small_stem,
+    stem_size,
 )
 from hepdist.models.specs import ResNetSpec
 
@@ -37,13 +37,13 @@ class ResNet(nn.Module):
         super().__init__()
         channels, *sides = inputs.image
         dims = len(sides)
-        small = small_stem(spec.stem, sides)
+        size = stem_size(spec.stem, sides)
         self.checkpointing = spec.checkpointing
-        self.first = convolution(dims, channels, spec.width, 3 if small else 7, 1 if small else 2)
+        self.first = convolution(dims, channels, spec.width, 7 if size == "large" else 3, 1 if size == "small" else 2)
         stem: list[nn.Module] = []
         if not spec.preactivation:
             stem += [normalisation(spec.norm, dims, spec.width), activation(spec.activation, spec.width)]
-        if not small:
+        if size == "large":
             stem.append(MAX_POOL[dims](3, stride=2, padding=1))
         self.stem = nn.Sequential(*stem)
         width = spec.width

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from annotated_types import Gt, Le
 from pydantic import PositiveInt
 
-from hepdist.models.specs.common import Activation, Choice, ModelSpec, Norm, Range, Share
+from hepdist.models.specs.common import Activation, Choice, ModelSpec, Norm, Range, Share, Stem
 
 
 class DenseNetSpec(ModelSpec):
@@ -33,8 +33,9 @@ class DenseNetSpec(ModelSpec):
     """Channels that each dense layer adds; the stem gives twice as many."""
     compression: Annotated[float, Gt(0), Le(1)] = 0.5
     """Share of the channels that a transition between two blocks keeps."""
-    stem: Literal["auto", "small", "large"] = "auto"
-    """small: one 3x3 convolution, no pooling; large: 7x7 stride 2 and max pooling; auto: small below 64 pixels a side."""
+    stem: Stem = "auto"
+    """small: one 3x3 convolution; medium: the same with stride 2; large: 7x7 with stride 2 and max pooling, a quarter of the resolution;
+    auto: small below 64 pixels a side, else large."""
     norm: Norm = "group"
     """Group norm by default: exact on any number of workers, since it needs no statistics across the batch."""
     activation: Activation = "relu"

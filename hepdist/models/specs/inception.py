@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le
 
-from hepdist.models.specs.common import Activation, Choice, ModelSpec, Norm, Range, Share
+from hepdist.models.specs.common import Activation, Choice, ModelSpec, Norm, Range, Share, Stem
 
 
 class InceptionSpec(ModelSpec):
@@ -35,8 +35,9 @@ class InceptionSpec(ModelSpec):
     torchvision's GoogLeNet has."""
     auxiliary: bool = False
     """Further heads on the middle stage, in training only, whose losses count 0.3 each: two in GoogLeNet, one in v3."""
-    stem: Literal["auto", "small", "large"] = "auto"
-    """small: no stride and no pooling; large: an eighth of the resolution as in the papers; auto: small below 64 pixels a side."""
+    stem: Stem = "auto"
+    """small: no stride and no pooling; medium: a stride of 2 alone; large: an eighth of the resolution as in the papers; auto: small
+    below 64 pixels a side, else large."""
     norm: Norm = "group"
     """Group norm by default: exact on any number of workers, since it needs no statistics across the batch."""
     activation: Activation = "relu"

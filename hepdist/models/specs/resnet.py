@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import PositiveInt
 
-from hepdist.models.specs.common import Activation, Choice, ModelSpec, Norm, Range, Share
+from hepdist.models.specs.common import Activation, Choice, ModelSpec, Norm, Range, Share, Stem
 
 
 class ResNetSpec(ModelSpec):
@@ -29,8 +29,9 @@ class ResNetSpec(ModelSpec):
     """Channels of the first stage (64 in the paper); each stage doubles it."""
     preactivation: bool = True
     """Norm and activation before each convolution (He et al., 2016b): trains better at small batch sizes."""
-    stem: Literal["auto", "small", "large"] = "auto"
-    """small: one 3x3 convolution, no pooling; large: 7x7 stride 2 and max pooling; auto: small below 64 pixels a side."""
+    stem: Stem = "auto"
+    """small: one 3x3 convolution; medium: the same with stride 2; large: 7x7 with stride 2 and max pooling, a quarter of the resolution;
+    auto: small below 64 pixels a side, else large."""
     norm: Norm = "group"
     """Group norm by default: exact on any number of workers, since it needs no statistics across the batch."""
     activation: Activation = "relu"
