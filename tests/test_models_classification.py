@@ -67,7 +67,19 @@ def test_a_size_that_it_was_not_built_for_is_taken(spec):
     assert network(spec).eval()(images(1, 1, 45, 27)).shape == (1, 2)
 
 
-@pytest.mark.parametrize(("stem", "sides"), [("auto", (28, 28)), ("small", (28, 28)), ("medium", (14, 14)), ("large", (7, 4))])
+@pytest.mark.parametrize("shape", [(1, 30, 21), (2, 5, 9, 3)], ids=str)
+@pytest.mark.parametrize("name", ["resnet", "densenet", "googlenet"])
+def test_a_patch_stem_reads_the_last_voxels_of_any_size(name, shape):
+    model = network(SMALL[name].model_copy(update={"stem": "patch"}), shape).eval()
+    image = images(1, *shape)
+    other = image.clone()
+    other[..., -1] += 1
+    assert not torch.equal(model(image), model(other))
+
+
+@pytest.mark.parametrize(
+    ("stem", "sides"), [("auto", (28, 28)), ("small", (28, 28)), ("medium", (14, 14)), ("large", (7, 4)), ("patch", (7, 7))]
+)
 @pytest.mark.parametrize("name", ["resnet", "densenet", "googlenet", "v3"])
 def test_a_stem_keeps_the_share_of_the_resolution_that_its_name_says(name, stem, sides):
     model = network(SMALL[name].model_copy(update={"stem": stem}))

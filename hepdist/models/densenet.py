@@ -20,6 +20,7 @@ from hepdist.models.layers import (
     convolution,
     initialise,
     normalisation,
+    stem_convolution,
     stem_size,
 )
 from hepdist.models.specs import DenseNetSpec
@@ -41,7 +42,7 @@ class DenseNet(nn.Module):
         dims = len(sides)
         size = stem_size(spec.stem, sides)
         width = 2 * spec.growth
-        self.first = convolution(dims, channels, width, 7 if size == "large" else 3, 1 if size == "small" else 2)
+        self.first = stem_convolution(size, dims, channels, width)
         self.stem = nn.Sequential(normalisation(spec.norm, dims, width), activation(spec.activation, width))
         if size == "large":
             self.stem.append(MAX_POOL[dims](3, stride=2, padding=1))

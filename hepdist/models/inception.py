@@ -90,7 +90,7 @@ GOOGLENET = (
 
 def googlenet_stem(layers: Layers, channels: int, size: Stem) -> Chain:
     if size != "large":
-        return layers.chain(channels, Step(64, 3, 2 if size == "medium" else 1), Step(64), Step(192, 3))
+        return layers.chain(channels, layers.stem(64, size), Step(64), Step(192, 3))
     return layers.chain(channels, Step(64, 7, 2), Pool(), Step(64), Step(192, 3), Pool())
 
 
@@ -130,7 +130,7 @@ V3_LAST = 2
 
 def v3_stem(layers: Layers, channels: int, size: Stem) -> Chain:
     if size != "large":
-        return layers.chain(channels, Step(32, 3, 2 if size == "medium" else 1), Step(32, 3), Step(64, 3), Step(80), Step(192, 3))
+        return layers.chain(channels, layers.stem(32, size), Step(32, 3), Step(64, 3), Step(80), Step(192, 3))
     return layers.chain(channels, Step(32, 3, 2), Step(32, 3), Step(64, 3), Pool(), Step(80), Step(192, 3), Pool())
 
 

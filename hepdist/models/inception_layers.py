@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, adaptive_avg_pool3d, pad
 
-from hepdist.models.layers import CONV, MAX_POOL, MEAN_POOL, activation, channels_last, normalisation
+from hepdist.models.layers import CONV, MAX_POOL, MEAN_POOL, Patches, activation, channels_last, normalisation
 from hepdist.models.specs import InceptionSpec
+from hepdist.models.specs.common import Stem
 
 
 @dataclass(frozen=True)
@@ -54,12 +55,17 @@ class Parallel(nn.Module):
 
 
 class Unit(nn.Module):
-    """Convolution without bias, norm and activation; padded, so that stride 1 keeps the size and stride 2 rounds half up."""
+    """Convolution without bias, norm and activation; padded, so that stride 1 keeps the size and others round up."""
 
     def __init__(self, spec: InceptionSpec, dims: int, inputs: int, outputs: int, step: Step) -> None:
         super().__init__()
         kernel = [step.kernel if step.axis in (None, axis) else 1 for axis in range(dims)]
-        self.conv = CONV[dims](inputs, outputs, kernel, stride=step.stride, padding=[side // 2 for side in kernel], bias=False)
+        padding = [side // 2 for side in kernel]
+        self.conv: nn.Module
+        if step.kernel == step.stride > 1:
+            self.conv = Patches(dims, inputs, outputs, step.kernel)
+        else:
+            self.conv = CONV[dims](inputs, outputs, kernel, stride=step.stride, padding=padding, bias=False)
         self.norm = normalisation(spec.norm, dims, outputs)
         self.activation = activation(spec.activation, outputs)
 
@@ -99,6 +105,10 @@ class Layers:
             layers.append(Unit(self.spec, self.dims, inputs, outputs, step))
             inputs = outputs
         return Chain(inputs, *layers)
+
+    def stem(self, outputs: int, size: Stem) -> Step:
+        """The first convolution where the papers' strides and poolings are too many."""
+        return Step(outputs, 4, 4) if size == "patch" else Step(outputs, 3, 2 if size == "medium" else 1)
 
     def lines(self, inner: int, kernel: int, outputs: int = 0, *, backwards: bool = False) -> list[Step]:
         """A kernel along each axis, one after another: nx1, 1xn; backwards 1xn, nx1. The last gives `outputs` channels, if not 0."""

@@ -29,13 +29,35 @@ SMALL_BELOW = 64
 
 
 def stem_size(stem: Stem, sides: Sequence[int]) -> Stem:
-    """'small', 'medium' or 'large': what a classifier's `stem` means for images of these sides."""
+    """'small', 'medium', 'large' or 'patch': what a classifier's `stem` means for images of these sides."""
     return ("small" if max(sides) < SMALL_BELOW else "large") if stem == "auto" else stem
 
 
 def convolution(dims: int, inputs: int, outputs: int, kernel: int = 3, stride: int | tuple[int, ...] = 1) -> nn.Module:
     """A convolution without bias (a norm follows), padded so that stride 1 keeps the size and stride 2 rounds half up."""
     return CONV[dims](inputs, outputs, kernel, stride=stride, padding=kernel // 2, bias=False)
+
+
+class Patches(nn.Module):
+    """A convolution without bias over blocks of `side` voxels a side that don't overlap; the last ones are filled up by the last voxel."""
+
+    def __init__(self, dims: int, inputs: int, outputs: int, side: int) -> None:
+        super().__init__()
+        self.side = side
+        self.conv = CONV[dims](inputs, outputs, side, stride=side, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        short = [-length % self.side for length in x.shape[2:]]
+        if any(short):
+            x = nn.functional.pad(x, [n for after in reversed(short) for n in (0, after)], mode="replicate")
+        return self.conv(x)
+
+
+def stem_convolution(size: Stem, dims: int, inputs: int, outputs: int) -> nn.Module:
+    """The first convolution of a classifier: see the specs' `stem`."""
+    if size == "patch":
+        return Patches(dims, inputs, outputs, 4)
+    return convolution(dims, inputs, outputs, 7 if size == "large" else 3, 1 if size == "small" else 2)
 
 
 def normalisation(kind: Norm, dims: int, channels: int) -> nn.Module:

@@ -18,6 +18,7 @@ from hepdist.models.layers import (
     convolution,
     initialise,
     normalisation,
+    stem_convolution,
     stem_size,
 )
 from hepdist.models.specs import ResNetSpec
@@ -39,7 +40,7 @@ class ResNet(nn.Module):
         dims = len(sides)
         size = stem_size(spec.stem, sides)
         self.checkpointing = spec.checkpointing
-        self.first = convolution(dims, channels, spec.width, 7 if size == "large" else 3, 1 if size == "small" else 2)
+        self.first = stem_convolution(size, dims, channels, spec.width)
         stem: list[nn.Module] = []
         if not spec.preactivation:
             stem += [normalisation(spec.norm, dims, spec.width), activation(spec.activation, spec.width)]

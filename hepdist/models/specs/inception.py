@@ -36,8 +36,8 @@ class InceptionSpec(ModelSpec):
     auxiliary: bool = False
     """Further heads on the middle stage, in training only, whose losses count 0.3 each: two in GoogLeNet, one in v3."""
     stem: Stem = "auto"
-    """small: no stride and no pooling; medium: a stride of 2 alone; large: an eighth of the resolution as in the papers; auto: small
-    below 64 pixels a side, else large."""
+    """small: no stride and no pooling; medium: a stride of 2 alone; large: an eighth of the resolution as in the papers; patch: a
+    quarter by 4x4 with stride 4 (Liu et al., 2022), for machines without a GPU; auto: small below 64 pixels a side, else large."""
     norm: Norm = "group"
     """Group norm by default: exact on any number of workers, since it needs no statistics across the batch."""
     activation: Activation = "relu"

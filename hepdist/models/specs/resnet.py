@@ -31,7 +31,8 @@ class ResNetSpec(ModelSpec):
     """Norm and activation before each convolution (He et al., 2016b): trains better at small batch sizes."""
     stem: Stem = "auto"
     """small: one 3x3 convolution; medium: the same with stride 2; large: 7x7 with stride 2 and max pooling, a quarter of the resolution;
-    auto: small below 64 pixels a side, else large."""
+    patch: the same quarter by 4x4 with stride 4 (Liu et al., 2022), a twentieth of the work in 3D; auto: small below 64 pixels a side,
+    else large."""
     norm: Norm = "group"
     """Group norm by default: exact on any number of workers, since it needs no statistics across the batch."""
     activation: Activation = "relu"
