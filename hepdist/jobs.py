@@ -12,6 +12,8 @@ def check_paths(recipe: Recipe) -> None:
     """Refuse a recipe whose run would be lost with the job, or whose cohort can't be there. Raises RecipeError."""
     check_path("runs", recipe.runs)
     check_path("data.cohort", recipe.data.cohort)
+    if "/" in recipe.train.init_from:
+        check_path("train.init_from", recipe.train.init_from)
 
 
 def check_path(name: str, path: str | Path) -> None:

@@ -36,6 +36,10 @@ class TaskSpec(Spec):
     label_smoothing: Annotated[float, Ge(0), Le(0.5)] = 0.0
     class_weights: Literal["none", "balanced"] = "none"
     """balanced: weight classes by the inverse of their frequency in the train split."""
+    focal: Annotated[float, Ge(0), Le(5)] = 0.0
+    """Gamma of the focal loss (Lin et al., 2017): easy samples count less, 2 in the paper; 0 is plain cross-entropy."""
+    ordinal: bool = False
+    """The classes are in order (grades, stages): learned step by step, scored by quadratic kappa and mean absolute error as well."""
     threshold: Literal["half", "validation"] = "half"
     """How a binary decision is made: at probability 0.5, or where balanced accuracy is best on validation. Never on test."""
     activation: Literal["softmax", "sigmoid"] = "softmax"
@@ -57,6 +61,8 @@ class AugmentSpec(Spec):
     """Largest relative zoom in or out."""
     translate: Annotated[float, Ge(0), Le(0.5)] = 0.0
     """Largest shift, as a share of each side."""
+    elastic: Annotated[float, Ge(0), Le(0.1)] = 0.0
+    """Largest shift by a smooth deformation (cubic B-splines, knots a quarter of the side apart), as a share of each side."""
     crop: tuple[PositiveInt, ...] = ()
     """Sides of a window that training takes from a random place of each image; empty: the whole image, as in validation and test."""
     flip: tuple[NonNegativeInt, ...] = ()
@@ -67,10 +73,16 @@ class AugmentSpec(Spec):
     """Largest relative change of contrast about the mean."""
     gamma: Annotated[float, Ge(0), Le(0.9)] = 0.0
     """Largest relative change of the exponent, applied to the image scaled to 0..1."""
+    blur: Annotated[float, Ge(0), Le(8)] = 0.0
+    """Largest standard deviation of a Gaussian blur, in voxels."""
     noise: Annotated[float, Ge(0)] = 0.0
     """Largest standard deviation of added Gaussian noise, in standard deviations of the normalised image."""
     mixup: Annotated[float, Ge(0)] = 0.0
     """Alpha of the Beta distribution of mixup (Zhang et al., 2018); 0 is off; classification only."""
+    cutmix: Annotated[float, Ge(0)] = 0.0
+    """Alpha of the Beta distribution of cutmix (Yun et al., 2019): a box of another image; with mixup each sample has one of the two."""
+    erase: Annotated[float, Ge(0), Le(0.5)] = 0.0
+    """Largest box that is overwritten by the image's mean (Zhong et al., 2020), as a share of the image; masks stay as they are."""
     test_flip: tuple[NonNegativeInt, ...] = ()
     """Axes over which predictions are averaged with their mirrored selves, in validation and in test."""
 
@@ -110,6 +122,9 @@ class TrainSpec(Spec):
     stage 1 took 8 to 10 % longer a step on CPUs."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16 runs the forward and backward pass in bfloat16 autocast over fp32 master weights."""
+    init_from: str = ""
+    """Run whose best weights a fresh start takes over, as a folder or as a name under `runs`; tensors of other names or shapes, such as
+    those of a head with other classes, start anew."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: CUDA when the cluster has a GPU for each worker."""
     patience: NonNegativeInt = 0
@@ -181,12 +196,13 @@ class Recipe(Spec):
                 f"recipe key 'train.workers' is {self.train.workers}, more than the {self.train.global_batch} samples of a"
                 f" global batch; use at most train.workers={self.train.global_batch} or a larger train.global_batch"
             )
-        if self.augment.mixup and kind != "classification":
-            raise RecipeError("recipe key 'augment.mixup' needs task.kind=classification; set augment.mixup=0")
         if self.task.boundary_weight and kind == "classification":
             raise RecipeError("recipe key 'task.boundary_weight' needs masks; set it to 0 for task.kind=classification")
         if self.evaluation.window and kind == "classification":
             raise RecipeError("recipe key 'evaluation.window' is for segmentation; leave it out for task.kind=classification")
+        for key, alpha in (("mixup", self.augment.mixup), ("cutmix", self.augment.cutmix)):
+            if alpha and kind != "classification":
+                raise RecipeError(f"recipe key 'augment.{key}' needs task.kind=classification; set augment.{key}=0")
         return self
 
     @property

@@ -9,10 +9,14 @@ from scipy import ndimage, stats
 from torch import Tensor
 
 from hepdist.augment import augment, normalise
-from hepdist.augment.random import normal, uniform
+from hepdist.augment.intensity import blur
+from hepdist.augment.random import BLUR, normal, uniform
 from hepdist.recipe import AugmentSpec
 
-EVERYTHING = {"rotate": 20, "scale": 0.2, "translate": 0.1, "brightness": 0.3, "contrast": 0.3, "gamma": 0.3, "noise": 0.2}
+EVERYTHING = {
+    "rotate": 20, "scale": 0.2, "translate": 0.1, "elastic": 0.05, "brightness": 0.3, "contrast": 0.3, "gamma": 0.3, "blur": 1.2,
+    "noise": 0.2, "erase": 0.3,
+}  # fmt: skip
 
 
 def batch_of(rows: int, shape: tuple[int, ...], first: int = 100) -> dict[str, Tensor]:
@@ -75,7 +79,7 @@ def test_a_batch_cut_in_two_is_augmented_bit_for_bit_as_the_whole(shape, flip, c
 
 def test_torchs_generator_is_neither_read_nor_moved():
     state = torch.get_rng_state()
-    augment(batch_of(2, (8, 8)), AugmentSpec(**EVERYTHING, flip=(1,), mixup=0.4), 0, 0)
+    augment(batch_of(2, (8, 8)), AugmentSpec(**EVERYTHING, flip=(1,), mixup=0.4, cutmix=1.0), 0, 0)
     assert torch.equal(state, torch.get_rng_state())
 
 
@@ -151,6 +155,81 @@ def test_a_window_of_a_moved_image_is_cut_from_the_moved_image():
     for i in range(4):
         distances = [(whole[i, :, top : top + 12] - window[i]).abs().max().item() for top in range(9)]
         assert min(distances) < 1e-4
+
+
+@pytest.mark.parametrize("shape", [(40, 48), (16, 20, 24)])
+def test_elastic_deformation_is_smooth_bounded_and_folds_nothing(shape):
+    """Coordinates as images: what comes back says where each voxel was taken from."""
+    grid = torch.stack(torch.meshgrid(*(torch.arange(side, dtype=torch.float32) for side in shape), indexing="ij"))
+    batch = {"image": grid[None].repeat(20, *(1,) * (len(shape) + 1)), "position": torch.arange(20)}
+    out = augment(batch, AugmentSpec(elastic=0.1), 0, 0)["image"]
+    for axis, side in enumerate(shape):
+        moved = (out - batch["image"])[:, axis].abs().flatten(1).amax(1)
+        assert (moved <= 0.1 * side + 1e-3).all() and (moved > 0.02 * side).all()
+        inner = tuple(slice(s // 8, -(s // 8)) for s in shape)  # the border continues, so that steps there are zero
+        steps = out[:, axis][(slice(None), *inner)].diff(dim=axis + 1)
+        assert (steps > 0).all(), "order along the axis is kept"
+        assert steps.diff(dim=axis + 1).abs().max() < 0.35, "no kinks"
+
+
+def test_control_points_of_one_shift_move_everything_by_it():
+    from hepdist.augment.geometry import _cubic
+
+    t = torch.linspace(0, 1, 11)
+    torch.testing.assert_close(sum(_cubic(t)), torch.ones(11))
+    torch.testing.assert_close(sum((tap - 1) * w for tap, w in enumerate(_cubic(t))), t)  # a straight line stays one
+
+
+@pytest.mark.parametrize("shape", [(21, 30), (9, 17, 12)])
+def test_blur_equals_scipys_gaussian(shape):
+    batch = batch_of(4, shape)
+    out = augment(batch, AugmentSpec(blur=2.0), 5, 1)["image"]
+    sigma = uniform(batch["position"], 5, 1, BLUR, 1)[:, 0] * 2.0
+    for image, blurred, width in zip(batch["image"], out, sigma.tolist(), strict=True):
+        expected = [ndimage.gaussian_filter(channel.numpy(), width, mode="nearest", radius=6) for channel in image]
+        np.testing.assert_allclose(blurred.numpy(), expected, atol=1e-5)
+    still = blur(batch["image"], torch.zeros(4), 3)
+    assert torch.equal(still, batch["image"])
+
+
+@pytest.mark.parametrize("shape", [(40, 32), (12, 16, 20)])
+def test_erasing_sets_one_box_to_the_mean_and_leaves_the_rest(shape):
+    batch = batch_of(30, shape)
+    out = augment(batch, AugmentSpec(erase=0.4), 0, 0)["image"]
+    shares = []
+    for before, after in zip(batch["image"], out, strict=True):
+        changed = (before != after).all(0)
+        assert torch.equal(after[:, ~changed], before[:, ~changed])
+        where = torch.nonzero(changed)
+        lengths = where.amax(0) - where.amin(0) + 1 if len(where) else torch.zeros(len(shape))
+        assert len(where) == lengths.prod(), "a box"
+        torch.testing.assert_close(after[:, changed], before.flatten(1).mean(1)[:, None].expand(-1, len(where)), atol=1e-5, rtol=0)
+        shares.append(len(where) / changed.numel())
+    assert max(shares) < 0.44 and max(shares) > 0.3 and min(shares) < 0.1
+    assert torch.equal(augment(batch, AugmentSpec(erase=0.4), 0, 0)["mask"], batch["mask"])
+
+
+def test_cutmix_sets_a_box_of_the_row_before_and_says_what_share_is_left():
+    batch = batch_of(40, (20, 30))
+    batch["label"][2], batch["weight"][4] = -1, 0.0
+    out = augment(batch, AugmentSpec(cutmix=1.0), 0, 0)
+    other = batch["image"].roll(1, 0)
+    foreign = (out["image"] != batch["image"]).all(1)
+    assert torch.equal(out["image"], torch.where(foreign[:, None], other, batch["image"]))
+    torch.testing.assert_close(out["mixed_share"], 1 - foreign.flatten(1).float().mean(1))
+    assert (out["mixed_share"] >= 0.48).all() and out["mixed_share"].min() < 0.6
+    assert not foreign[[2, 3, 4, 5]].any(), "rows 2 and 4 neither mix nor are mixed into the next"
+    assert torch.equal(out["mixed_label"], batch["label"].roll(1, 0))
+
+
+def test_with_both_mixup_and_cutmix_a_coin_gives_each_sample_one():
+    batch = batch_of(200, (10, 10))
+    both, mixup, cutmix = (
+        augment(batch, AugmentSpec(**alpha), 0, 0) for alpha in ({"mixup": 1.0, "cutmix": 1.0}, {"mixup": 1.0}, {"cutmix": 1.0})
+    )
+    kinds = [(both["image"] == kind["image"]).flatten(1).all(1) for kind in (mixup, cutmix)]
+    assert (kinds[0] | kinds[1]).all() and 70 < kinds[0].sum() < 130
+    assert torch.equal(both["mixed_share"], torch.where(kinds[0], mixup["mixed_share"], cutmix["mixed_share"]))
 
 
 def test_mixup_mixes_each_labelled_row_with_the_one_before_it():

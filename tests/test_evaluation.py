@@ -24,6 +24,7 @@ from hepdist.evaluation.metrics import (
     segmentation_scores,
 )
 from hepdist.evaluation.result import read_result, summarise, write_result
+from hepdist.evaluation.wording import scores_of
 
 
 def binary(rows: int = 624, seed: int = 0, decimals: int = 2) -> tuple[np.ndarray, np.ndarray]:
@@ -95,6 +96,19 @@ def test_multiclass_scores_equal_scikit_learn_for_any_row_weights() -> None:
             assert scores[name][r] == pytest.approx(value, abs=1e-12), name
         recall = sk.recall_score(label, probability.argmax(axis=1), average=None, sample_weight=w)
         np.testing.assert_allclose(scores["sensitivity_per_class"][r], recall, atol=1e-12)
+
+
+def test_ordinal_scores_equal_scikit_learn_for_any_row_weights() -> None:
+    label, probability = multiclass()
+    weight = integer_weights(len(label))
+    scores = classification_scores(label, probability, weight, ordinal=True)
+    decision = probability.argmax(axis=1)
+    for r, w in enumerate(weight):
+        kappa = sk.cohen_kappa_score(label, decision, weights="quadratic", sample_weight=w)
+        assert scores["quadratic_kappa"][r] == pytest.approx(kappa, abs=1e-12)
+        assert scores["mae"][r] == pytest.approx(sk.mean_absolute_error(label, decision, sample_weight=w), abs=1e-12)
+    same = np.zeros(4, np.int64)
+    assert np.isnan(classification_scores(same, np.eye(4)[same], np.ones((1, 4)), ordinal=True)["quadratic_kappa"]).all()
 
 
 def test_multilabel_scores_equal_scikit_learn_for_any_row_weights() -> None:
@@ -244,6 +258,17 @@ def test_summary_of_a_classifier_has_each_score_with_its_interval_and_is_determi
         assert low <= block[name] <= high or name == "ece", name  # ECE is biased upward in resamples
     assert summarise("classification", pa.Table.from_pandas(table), 0.5, ("normal", "pneumonia"), bootstrap=100, seed=0) == block
     assert summarise("classification", table.sample(frac=1, random_state=1), 0.5, ("normal", "pneumonia"), 100, 0) == block, "row order"
+
+
+def test_summary_of_ordered_classes_has_their_scores_and_others_do_not() -> None:
+    label, probability = multiclass(rows=120)
+    grades = ("none", "mild", "moderate", "severe")
+    block = summarise("classification", predictions(label, probability), 0.5, grades, 50, 0, ordinal=True)
+    for name in ("quadratic_kappa", "mae"):
+        low, high = block[f"{name}_ci"]
+        assert low <= block[name] <= high
+    assert {s.title for s in scores_of(block)} >= {"Quadratic kappa", "Mean absolute error"}
+    assert "mae" not in summarise("classification", predictions(label, probability), 0.5, grades, 50, 0)
 
 
 def test_unlabelled_rows_are_counted_and_not_scored() -> None:

@@ -124,6 +124,81 @@ def test_multi_label_loss_is_torchs_binary_cross_entropy():
     torch.testing.assert_close(losses.mean(), nn.functional.binary_cross_entropy_with_logits(logits, label.float()))
 
 
+def test_focal_loss_is_cross_entropy_times_how_far_off_each_sample_is():
+    logits, label = noise(6, 3), torch.tensor([0, 1, 2, 2, 1, 0])
+    losses = classification(("a", "b", "c"), (20, 10, 10), focal=2.0).loss(Fixed(logits), {"image": logits, "label": label})
+    entropy = cross_entropy(logits, label, reduction="none")
+    torch.testing.assert_close(losses, (1 - torch.exp(-entropy)) ** 2 * entropy)
+
+
+def test_focal_loss_of_findings_equals_monais():
+    from monai.losses import FocalLoss
+
+    logits, label = noise(5, 3), (noise(5, 3) > 0.3).to(torch.uint8)
+    task = classification(("a", "b", "c"), (20, 10, 10), multilabel=True, focal=1.5)
+    losses = task.loss(Fixed(logits), {"image": logits, "label": label})
+    expected = FocalLoss(gamma=1.5, reduction="none")(logits, label.float())
+    torch.testing.assert_close(losses, expected.mean(1))
+
+
+def test_auxiliary_heads_add_three_tenths_of_their_loss_each():
+    main, deep, early, label = noise(4, 3), noise(4, 3) * 2, noise(4, 3) + 1, torch.tensor([0, 1, 2, 0])
+    task = classification(("a", "b", "c"), (20, 10, 10))
+    losses = task.loss(Fixed(main, deep, early), {"image": main, "label": label})
+    parts = [cross_entropy(logits, label, reduction="none") for logits in (main, deep, early)]
+    torch.testing.assert_close(losses, parts[0] + 0.3 * (parts[1] + parts[2]))
+
+
+def test_ordinal_probabilities_are_the_chain_of_binary_decisions():
+    logits = noise(50, 4).double() * 5
+    probability = classification(tuple("abcd"), (10,) * 4, ordinal=True).predict(Fixed(logits), {"image": logits})["probability"]
+    reached = torch.cat((torch.ones(50, 1), torch.sigmoid(logits[:, 1:] - logits[:, :-1]).cumprod(1), torch.zeros(50, 1)), 1)
+    np.testing.assert_allclose(probability, (reached[:, :-1] - reached[:, 1:]).numpy(), atol=1e-6)
+    np.testing.assert_allclose(probability.sum(1), 1, rtol=1e-6)
+    at_least = probability[:, ::-1].cumsum(1)[:, ::-1]
+    assert (np.diff(at_least, axis=1) <= 0).all(), "rank-consistent: no grade is likelier reached than the one below"
+
+
+def test_ordinal_loss_is_that_of_the_decisions_on_the_way_to_the_label():
+    logits, label = noise(8, 4), torch.tensor([0, 1, 2, 3, 3, 2, 1, 0])
+    losses = classification(tuple("abcd"), (10,) * 4, ordinal=True).loss(Fixed(logits), {"image": logits, "label": label})
+    steps = logits[:, 1:] - logits[:, :-1]
+    for row, k in enumerate(label.tolist()):
+        decisions = torch.tensor([1.0] * k + [0.0] * (k < 3))
+        expected = nn.functional.binary_cross_entropy_with_logits(steps[row, : len(decisions)], decisions, reduction="sum")
+        assert losses[row].item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_two_ordered_classes_are_plain_cross_entropy_and_far_logits_stay_finite():
+    logits, label = noise(6, 2), torch.tensor([0, 1, 1, 0, 0, 1])
+    losses = classification(ordinal=True).loss(Fixed(logits), {"image": logits, "label": label})
+    torch.testing.assert_close(losses, cross_entropy(logits, label, reduction="none"))
+    far = (torch.tensor([[0.0, 1e4, -1e4]]).repeat(3, 1)).requires_grad_()
+    losses = classification(("a", "b", "c"), (10,) * 3, ordinal=True).loss(Fixed(far), {"image": far, "label": torch.arange(3)})
+    losses.sum().backward()
+    assert losses.isfinite().all() and far.grad.isfinite().all()
+
+
+def test_ordinal_scores_equal_scikit_learns():
+    from sklearn.metrics import cohen_kappa_score, mean_absolute_error
+
+    rng = np.random.default_rng(0)
+    label, probability = rng.integers(4, size=100), rng.dirichlet(np.ones(4), 100)
+    task = classification(tuple("abcd"), (10,) * 4, ordinal=True, select="mae")
+    scores = task.score({"probability": probability, "label": label})
+    assert scores["quadratic_kappa"] == pytest.approx(cohen_kappa_score(label, probability.argmax(1), weights="quadratic"), abs=1e-12)
+    assert scores["mae"] == pytest.approx(mean_absolute_error(label, probability.argmax(1)))
+    assert task.higher_is_better is False and "mae" not in classification().score({"probability": probability[:, :2], "label": label % 2})
+
+
+def test_findings_that_may_occur_together_have_no_order():
+    with pytest.raises(RecipeError, match=r"^recipe key 'task.ordinal' is true, but the cohort's findings may occur together"):
+        classification(multilabel=True, ordinal=True)
+    for key in ({"ordinal": True}, {"focal": 2.0}):
+        with pytest.raises(RecipeError, match=rf"^recipe key 'task.{next(iter(key))}' is for classification; leave it out$"):
+            segmentation(**key)
+
+
 @pytest.mark.parametrize("classes", [2, 4])
 def test_classification_scores_equal_scikit_learn(classes):
     from sklearn.metrics import accuracy_score, log_loss, roc_auc_score

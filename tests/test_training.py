@@ -147,6 +147,16 @@ def test_another_experiment_under_the_same_name_is_refused(cohort, undisturbed):
         train(other)
 
 
+def test_a_run_can_start_from_the_best_weights_of_another(cohort, tmp_path, undisturbed):
+    start = {"init_from": str(undisturbed), "epochs": 1}
+    folder = train(recipe(cohort, tmp_path, "onward", train=start, optim={"lr": 1e-12, "weight_decay": 0.0, "ema": 0.0}))
+    now, then = load_file(folder / "model" / "model.safetensors"), load_file(undisturbed / "model" / "model.safetensors")
+    assert all(np.allclose(now[name], then[name], rtol=1e-6) for name in then)
+    assert json.loads((folder / "transfer.json").read_text())["anew"] == []
+    with pytest.raises(RunError, match=r"run 'onward' was started with train.init_from="):
+        train(recipe(cohort, tmp_path, "onward", train={"epochs": 1}, optim={"lr": 1e-12, "weight_decay": 0.0, "ema": 0.0}))
+
+
 def test_early_stopping_ends_a_run_before_its_plan(cohort, tmp_path):
     folder = train(recipe(cohort, tmp_path, "early", train={"epochs": 30, "patience": 1}, optim={"lr": 1e-9, "ema": 0.0}))
     newest = json.loads((newest_first(folder / "checkpoints")[0] / "progress.json").read_text())

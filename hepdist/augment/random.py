@@ -13,6 +13,13 @@ from torch import Tensor
 GAMMA = -0x61C8864680B583EB  # 0x9E3779B97F4A7C15 as a signed 64-bit number: the golden ratio's fraction
 MULTIPLIERS = (-0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15)  # 0xBF58476D1CE4E5B9 and 0x94D049BB133111EB
 
+ROTATE, SCALE, TRANSLATE, CROP, FLIP, BRIGHTNESS, CONTRAST, GAMMA_CURVE, NOISE, NOISE_LEVEL, MIXUP = range(11)
+ELASTIC, BLUR, ERASE, CUTMIX, CUTMIX_PLACE, COIN = range(11, 17)
+"""Streams, one for each purpose; a new one comes last, since the number is part of the draw."""
+
+Key = tuple[Tensor, int, int]
+"""position int64[b], seed, epoch."""
+
 
 def uniform(position: Tensor, seed: int, epoch: int, stream: int, n: int) -> Tensor:
     """float32[b, n] in [0, 1), multiples of 2^-24: n draws for each sample.
@@ -31,6 +38,16 @@ def normal(position: Tensor, seed: int, epoch: int, stream: int, n: int) -> Tens
     radius = (((bits & 0xFFFFFF) + 1).to(torch.float32) * 2.0**-24).log_().mul_(-2).sqrt_()
     angle = ((bits >> 24) & 0xFFFFFF).to(torch.float32) * (2 * math.pi * 2.0**-24)
     return torch.cat((radius * angle.cos(), radius * angle.sin()), dim=1)[:, :n]
+
+
+def signed(key: Key, stream: int, n: int) -> Tensor:
+    """float32[b, n] in [-1, 1)."""
+    return uniform(*key, stream, n) * 2 - 1
+
+
+def column(values: Tensor, dims: int) -> Tensor:
+    """values[b] shaped [b, 1, ...] with `dims` ones."""
+    return values.reshape(-1, *(1,) * dims)
 
 
 def _bits(position: Tensor, seed: int, epoch: int, stream: int, n: int) -> Tensor:

@@ -110,7 +110,10 @@ def _write(
     pd.concat(tables.values(), ignore_index=True).to_parquet(part, index=False)
     part.rename(folder / PREDICTIONS)
     bootstrap, seed = recipe.evaluation.bootstrap, recipe.train.seed
-    blocks = {split: summarise(recipe.task.kind, table, threshold, names, bootstrap, seed) for split, table in tables.items()}
+    task = recipe.task
+    blocks = {
+        split: summarise(task.kind, table, threshold, names, bootstrap, seed, ordinal=task.ordinal) for split, table in tables.items()
+    }
     if recipe.task.kind == "classification":
         facts["threshold"] = {"value": threshold, "rule": recipe.task.threshold}
         facts["positive"] = names[-1] if len(names) == 2 else None

@@ -18,7 +18,9 @@ CALIBRATION_BINS = 15
 """Equal-width bins of the calibration error, as in Guo et al., 2017."""
 
 
-def classification_scores(label: NDArray[np.int64], probability: Floats, weight: Floats, threshold: float = 0.5) -> dict[str, Floats]:
+def classification_scores(
+    label: NDArray[np.int64], probability: Floats, weight: Floats, threshold: float = 0.5, *, ordinal: bool = False
+) -> dict[str, Floats]:
     """All scores of a classifier of exclusive classes.
 
     label: int64[n], class index, none missing; probability: float[n, K]; weight: float[resamples, n]; threshold: used for two
@@ -26,6 +28,7 @@ def classification_scores(label: NDArray[np.int64], probability: Floats, weight:
     Two classes: auroc, average_precision, accuracy, balanced_accuracy, sensitivity, specificity, ppv, npv, f1, ece, brier.
     More: auroc and average_precision are macro averages of one class against the rest over the classes that `label` holds,
     `auroc_per_class` and `sensitivity_per_class` are [resamples, K], and there is no specificity, ppv, npv or f1.
+    ordinal: the classes are in order, and `ordinal_scores` of the decisions are added.
     """
     classes = probability.shape[1]
     decision = decide(probability, threshold)
@@ -52,7 +55,20 @@ def classification_scores(label: NDArray[np.int64], probability: Floats, weight:
         scores |= {"auroc_per_class": by_class, "sensitivity_per_class": recall}
         scores["brier"] = _share(weight, ((probability - truth) ** 2).sum(axis=1))
     scores["ece"] = calibration_error(label, probability, weight)
-    return scores
+    return scores | (ordinal_scores(label, decision, classes, weight) if ordinal else {})
+
+
+def ordinal_scores(label: NDArray[np.int64], decision: NDArray[np.int64], classes: int, weight: Floats) -> dict[str, Floats]:
+    """Scores of decisions about ordered classes, in which a near miss counts for more than a far one.
+
+    label, decision: int64[n]. quadratic_kappa: 1 - the squared distance of decision and truth over that of chance with the same margins
+    (Cohen, 1968), nan where all are of one class and decided so; mae: mean absolute distance, in classes.
+    """
+    distance = np.abs(label - decision).astype(np.float64)
+    each = np.arange(classes)
+    true, decided = weight @ (label[:, None] == each), weight @ (decision[:, None] == each)
+    chance = np.einsum("ri,ij,rj->r", true, (each[:, None] - each) ** 2.0, decided)
+    return {"quadratic_kappa": 1 - _divide((weight @ distance**2) * weight.sum(axis=1), chance), "mae": _share(weight, distance)}
 
 
 def multilabel_scores(label: NDArray[np.int64], probability: Floats, weight: Floats, threshold: float = 0.5) -> dict[str, Floats]:

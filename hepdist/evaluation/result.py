@@ -22,12 +22,20 @@ RESULT = "result.json"
 
 
 def summarise(
-    task_kind: str, predictions: pd.DataFrame | pa.Table, threshold: float, label_names: tuple[str, ...], bootstrap: int, seed: int
+    task_kind: str,
+    predictions: pd.DataFrame | pa.Table,
+    threshold: float,
+    label_names: tuple[str, ...],
+    bootstrap: int,
+    seed: int,
+    *,
+    ordinal: bool = False,
 ) -> dict[str, Any]:
     """The block of one split: every score under its usual name, and `<name>_ci` [low, high], a 95 % interval over patients.
 
     predictions: the rows of one split, with the columns of predictions.parquet (docs/format.md); rows without a label count in
-    `unlabelled` alone. label_names: class names by index (segmentation: foreground classes). Scores by class are mappings.
+    `unlabelled` alone. label_names: class names by index (segmentation: foreground classes); ordinal: they are in order. Scores by class
+    are mappings.
     `resamples_skipped` names the scores that some resamples could not give. Raises RunError where there is nothing to score.
     """
     table = predictions.to_pandas() if isinstance(predictions, pa.Table) else predictions
@@ -36,7 +44,10 @@ def summarise(
         several = "label_0" in table
         labelled = table[table["label_0" if several else "label"].notna()]
         label, probability = labels_and_probabilities(labelled, len(label_names))
-        scores = partial(multilabel_scores if several else classification_scores, label, probability, threshold=threshold)
+        if several:
+            scores = partial(multilabel_scores, label, probability, threshold=threshold)
+        else:
+            scores = partial(classification_scores, label, probability, threshold=threshold, ordinal=ordinal)
     else:
         labelled = table
         dice, hd95, volume, true_volume = (by_class(table, key, label_names) for key in ("dice", "hd95", "volume_ml", "true_volume_ml"))

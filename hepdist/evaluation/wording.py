@@ -41,6 +41,10 @@ MEANINGS = {
     "ppv": Meaning("PPV", "Share of positive calls that are right, at this split's prevalence."),
     "npv": Meaning("NPV", "Share of negative calls that are right, at this split's prevalence."),
     "f1": Meaning("F1", "Harmonic mean of sensitivity and PPV."),
+    "quadratic_kappa": Meaning(
+        "Quadratic kappa", "Agreement with the true order of classes beyond chance, far misses weighing more; 1 is perfect, 0 is chance."
+    ),
+    "mae": Meaning("Mean absolute error", "Mean distance of the decided from the true class, in classes.", unit=" classes", bounded=False),
     "brier": Meaning("Brier score", "Mean squared error of the probabilities; 0 is perfect."),
     "ece": Meaning(
         "Calibration error",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,20 +14,50 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from hepdist.models.specs.common import Activation, Norm
+from hepdist.models.specs.common import Activation, Norm, Stem
 
 CONV: dict[int, Any] = {2: nn.Conv2d, 3: nn.Conv3d}
 TRANSPOSED: dict[int, Any] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 MAX_POOL: dict[int, Any] = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
+MEAN_POOL: dict[int, Any] = {2: nn.AvgPool2d, 3: nn.AvgPool3d}
 INSTANCE: dict[int, Any] = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
 DROPOUT: dict[int, Any] = {2: nn.Dropout2d, 3: nn.Dropout3d}
 
 GROUPS = 8
+SMALL_BELOW = 64
+"""Images with every side below this keep their resolution in a classifier's stem: 28 pixels would be 7 after a large one."""
+
+
+def stem_size(stem: Stem, sides: Sequence[int]) -> Stem:
+    """'small', 'medium', 'large' or 'patch': what a classifier's `stem` means for images of these sides."""
+    return ("small" if max(sides) < SMALL_BELOW else "large") if stem == "auto" else stem
 
 
 def convolution(dims: int, inputs: int, outputs: int, kernel: int = 3, stride: int | tuple[int, ...] = 1) -> nn.Module:
     """A convolution without bias (a norm follows), padded so that stride 1 keeps the size and stride 2 rounds half up."""
     return CONV[dims](inputs, outputs, kernel, stride=stride, padding=kernel // 2, bias=False)
+
+
+class Patches(nn.Module):
+    """A convolution without bias over blocks of `side` voxels a side that don't overlap; the last ones are filled up by the last voxel."""
+
+    def __init__(self, dims: int, inputs: int, outputs: int, side: int) -> None:
+        super().__init__()
+        self.side = side
+        self.conv = CONV[dims](inputs, outputs, side, stride=side, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        short = [-length % self.side for length in x.shape[2:]]
+        if any(short):
+            x = nn.functional.pad(x, [n for after in reversed(short) for n in (0, after)], mode="replicate")
+        return self.conv(x)
+
+
+def stem_convolution(size: Stem, dims: int, inputs: int, outputs: int) -> nn.Module:
+    """The first convolution of a classifier: see the specs' `stem`."""
+    if size == "patch":
+        return Patches(dims, inputs, outputs, 4)
+    return convolution(dims, inputs, outputs, 7 if size == "large" else 3, 1 if size == "small" else 2)
 
 
 def normalisation(kind: Norm, dims: int, channels: int) -> nn.Module:
@@ -75,14 +105,16 @@ def _contexts(norms: list[_BatchNorm]) -> tuple[contextlib.AbstractContextManage
 
 @contextlib.contextmanager
 def _untracked(norms: list[_BatchNorm]) -> Iterator[None]:
-    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    before = [(norm.momentum, None if norm.num_batches_tracked is None else norm.num_batches_tracked.clone()) for norm in norms]
     for norm in norms:
-        norm.momentum, norm.num_batches_tracked = 0.0, None
+        norm.momentum = 0.0
     try:
         yield
     finally:
         for norm, (momentum, counter) in zip(norms, before, strict=True):
-            norm.momentum, norm.num_batches_tracked = momentum, counter
+            norm.momentum = momentum
+            if norm.num_batches_tracked is not None and counter is not None:
+                norm.num_batches_tracked.copy_(counter)
 
 
 class SyncBatchNorm(nn.SyncBatchNorm):

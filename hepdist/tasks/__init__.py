@@ -50,6 +50,9 @@ def build(recipe: Recipe, manifest: Manifest) -> Task:
         from hepdist.tasks.classification import Classification
 
         return Classification(recipe, manifest)
+    for key, given in (("ordinal", recipe.task.ordinal), ("focal", recipe.task.focal)):
+        if given:
+            raise RecipeError(f"recipe key 'task.{key}' is for classification; leave it out")
     if recipe.task.class_weights != "none":
         raise RecipeError("recipe key 'task.class_weights' is for classification; in segmentation Dice already balances, so set it to none")
     if "mask" not in manifest.fields:
@@ -64,7 +67,7 @@ def selected(recipe: Recipe, usual: str, metrics: Sequence[str]) -> tuple[str, b
     select = recipe.task.select or usual
     if select not in metrics:
         raise RecipeError(f"recipe key 'task.select' is '{select}': choose one of {', '.join(metrics)}")
-    return select, select != "loss"
+    return select, select not in ("loss", "mae")
 
 
 def forward(model: nn.Module, batch: dict[str, Tensor]) -> Tensor | list[Tensor]:

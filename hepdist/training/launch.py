@@ -15,8 +15,8 @@ from hepdist.place import absolute
 from hepdist.recipe import Recipe
 from hepdist.shards.manifest import Manifest
 from hepdist.shards.plan import READER_CPUS
-from hepdist.training.checkpoint import intact
-from hepdist.training.preflight import fits_cluster, fits_cohort, same_experiment
+from hepdist.training.checkpoint import intact, newest_first
+from hepdist.training.preflight import fits_cluster, fits_cohort, has_start, same_experiment
 
 KEEP_MEMORY = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40)}
 """glibc gives large tensors back to the system as they are freed, and a CPU step faults all their pages in again: a fifth of its time."""
@@ -35,6 +35,8 @@ def train(recipe: Recipe, *, fresh: bool = False) -> Path:
     if fresh:
         shutil.rmtree(folder, ignore_errors=True)
     same_experiment(recipe, manifest, folder)
+    if not newest_first(folder / "checkpoints"):
+        has_start(recipe)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "recipe.yaml").write_text(recipe.dump(), encoding="utf-8")
     (folder / "cohort.sha256").write_text(manifest.sha256())
@@ -54,7 +56,11 @@ def train(recipe: Recipe, *, fresh: bool = False) -> Path:
 def with_absolute_paths(recipe: Recipe) -> Recipe:
     """The same recipe with paths that hold in another process's working folder; URIs are left alone."""
     data = recipe.data.model_copy(update={"cohort": absolute(recipe.data.cohort)})
-    return recipe.model_copy(update={"data": data, "runs": absolute(recipe.runs)})
+    start = recipe.train.init_from
+    if start and "/" not in start:
+        start = f"{recipe.runs}/{start}"
+    train = recipe.train.model_copy(update={"init_from": absolute(start) if start else ""})
+    return recipe.model_copy(update={"data": data, "runs": absolute(recipe.runs), "train": train})
 
 
 def is_finished(folder: Path) -> bool:

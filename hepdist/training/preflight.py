@@ -38,6 +38,15 @@ def fits_cohort(recipe: Recipe, manifest: Manifest) -> None:
                 raise RecipeError(f"recipe key 'augment.{key}' is {list(flips)}, but images of cohort '{cohort}' have axes 0 to {axes - 1}")
 
 
+def has_start(recipe: Recipe) -> None:
+    """Raise RecipeError where the run that a fresh start takes its weights from has none."""
+    start = recipe.train.init_from
+    if start and not (Path(start) / "model" / "model.safetensors").is_file():
+        raise RecipeError(
+            f"recipe key 'train.init_from' is '{start}', which is no run with a trained model; train that run first, or give another folder"
+        )
+
+
 def same_experiment(recipe: Recipe, manifest: Manifest, folder: Path) -> None:
     """Raise RunError where `folder` holds another experiment under the same name, which a resume would spoil."""
     stored = folder / "recipe.yaml"
@@ -49,7 +58,7 @@ def same_experiment(recipe: Recipe, manifest: Manifest, folder: Path) -> None:
     for section in ("task", "model", "augment", "optim"):
         if before.get(section) != now[section]:
             raise RunError(f"run '{recipe.name}' was started with another '{section}'; use another name=, or --fresh to start over")
-    for key in ("epochs", "seed", "global_batch"):
+    for key in ("epochs", "seed", "global_batch", "init_from"):
         if before["train"].get(key) != now["train"][key]:
             raise RunError(
                 f"run '{recipe.name}' was started with train.{key}={before['train'].get(key)}; use another name=, or --fresh to start over"

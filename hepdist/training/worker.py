@@ -23,6 +23,7 @@ from hepdist.spec import parse
 from hepdist.tasks import build as build_task
 from hepdist.training import checkpoint as checkpoints
 from hepdist.training import engine as engines
+from hepdist.training import transfer
 from hepdist.training.checkpoint import Checkpoint, Progress
 from hepdist.training.ema import EMA
 from hepdist.training.log import Log
@@ -66,7 +67,12 @@ def work(config: dict[str, Any]) -> None:
     progress = state.progress if state else Progress()
     stream = Stream(plan, manifest, progress.cursor, rank, world, device, readers=recipe.data.readers)  # reads while the engine is built
 
-    model = build_model(recipe, signature).to(device)
+    model = build_model(recipe, signature)
+    if recipe.train.init_from and not state:
+        names = transfer.start_from(model, recipe.train.init_from)
+        if rank == 0:
+            transfer.record(folder, recipe.train.init_from, names)
+    model = model.to(device)
     if recipe.train.compile:
         model.compile()
     largest = -(-recipe.train.global_batch // world)

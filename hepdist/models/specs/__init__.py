@@ -8,8 +8,11 @@ from __future__ import annotations
 from typing import Any
 
 from hepdist.errors import RecipeError
+from hepdist.models.specs.cnn import CNNSpec
 from hepdist.models.specs.common import Choice, ModelSpec, Range
+from hepdist.models.specs.densenet import DenseNetSpec
 from hepdist.models.specs.fusion import FusionSpec
+from hepdist.models.specs.inception import InceptionSpec
 from hepdist.models.specs.mlp import MLPSpec
 from hepdist.models.specs.resnet import ResNetSpec
 from hepdist.models.specs.unet import UNetSpec
@@ -18,8 +21,11 @@ from hepdist.spec import parse
 
 __all__ = [
     "FAMILIES",
+    "CNNSpec",
     "Choice",
+    "DenseNetSpec",
     "FusionSpec",
+    "InceptionSpec",
     "MLPSpec",
     "ModelSpec",
     "Range",
@@ -32,6 +38,9 @@ __all__ = [
 
 FAMILIES: dict[str, type[ModelSpec]] = {
     "resnet": ResNetSpec,
+    "densenet": DenseNetSpec,
+    "inception": InceptionSpec,
+    "cnn": CNNSpec,
     "unet": UNetSpec,
     "vnet": VNetSpec,
     "mlp": MLPSpec,

@@ -11,6 +11,7 @@ from hepdist.spec import Spec
 
 Share = Annotated[float, Ge(0), Le(0.9)]
 Norm = Literal["instance", "group", "syncbatch"]
+Stem = Literal["auto", "small", "medium", "large", "patch"]
 Activation = Literal["relu", "leaky_relu", "prelu", "elu", "gelu", "silu"]
 
 

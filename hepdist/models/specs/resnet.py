@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import PositiveInt
 
-from hepdist.models.specs.common import Choice, ModelSpec, Norm, Range, Share
+from hepdist.models.specs.common import Activation, Choice, ModelSpec, Norm, Range, Share, Stem
 
 
 class ResNetSpec(ModelSpec):
@@ -14,7 +14,13 @@ class ResNetSpec(ModelSpec):
 
     tasks = ("classification",)
     network = "hepdist.models.resnet:ResNet"
-    search: ClassVar = {"depth": Choice((10, 18, 34, 50)), "width": Choice((16, 24, 32, 48, 64)), "dropout": Range(0.0, 0.5)}
+    search: ClassVar = {
+        "depth": Choice((10, 18, 34, 50)),
+        "width": Choice((16, 24, 32, 48, 64)),
+        "norm": Choice(("group", "instance")),
+        "activation": Choice(("relu", "silu")),
+        "dropout": Range(0.0, 0.5),
+    }
 
     family: Literal["resnet"] = "resnet"
     depth: Literal[10, 18, 34, 50, 101, 152] = 18
@@ -22,10 +28,15 @@ class ResNetSpec(ModelSpec):
     width: PositiveInt = 32
     """Channels of the first stage (64 in the paper); each stage doubles it."""
     preactivation: bool = True
-    """Norm and ReLU before each convolution (He et al., 2016b): trains better at small batch sizes."""
-    stem: Literal["auto", "small", "large"] = "auto"
-    """small: one 3x3 convolution, no pooling; large: 7x7 stride 2 and max pooling; auto: small below 64 pixels a side."""
+    """Norm and activation before each convolution (He et al., 2016b): trains better at small batch sizes."""
+    stem: Stem = "auto"
+    """small: one 3x3 convolution; medium: the same with stride 2; large: 7x7 with stride 2 and max pooling, a quarter of the resolution;
+    patch: the same quarter by 4x4 with stride 4 (Liu et al., 2022), a twentieth of the work in 3D; auto: small below 64 pixels a side,
+    else large."""
     norm: Norm = "group"
     """Group norm by default: exact on any number of workers, since it needs no statistics across the batch."""
+    activation: Activation = "relu"
     dropout: Share = 0.0
     """Share of features dropped before the last layer."""
+    checkpointing: bool = False
+    """Compute each block a second time in the backward pass instead of keeping what is inside it: less memory, a third more time."""
