@@ -61,11 +61,7 @@ class Segmentation:
         `spacing`). extras: `loss` float32[b]; `hd95` float32[b, classes-1] in mm (voxels without `spacing`);
         `mask` uint8[b, *spatial], class indices. A batch without `mask` gives only volume_ml and the predicted mask.
         """
-        image = batch["image"]
-        total = self._probability(model, batch)
-        for axis in self.test_flip:
-            total = total + self._probability(model, {**batch, "image": image.flip(axis + 2)}).flip(axis + 2)
-        found = self._decide(total / (1 + len(self.test_flip)))
+        found = self._decide(self.probability(model, batch))
         voxel_ml = batch["spacing"].double().prod(1)[:, None].cpu() / 1000 if "spacing" in batch else torch.tensor(float("nan"))
         rows = {"volume_ml": _voxels(found) * voxel_ml}
         if "mask" in extras:
@@ -81,6 +77,14 @@ class Segmentation:
             if "loss" in extras or self.select == "loss":
                 rows["loss"] = self.loss(model, batch)
         return {name: (v.float() if v.is_floating_point() else v).cpu().numpy() for name, v in rows.items()}
+
+    @torch.no_grad()
+    def probability(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        """float32[b, classes, *spatial]: the mean over the mirrored images of recipe.augment.test_flip."""
+        total = self._probability(model, batch)
+        for axis in self.test_flip:
+            total = total + self._probability(model, {**batch, "image": batch["image"].flip(axis + 2)}).flip(axis + 2)
+        return total / (1 + len(self.test_flip))
 
     def _probability(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
         logits = forward(model, batch)
