@@ -71,7 +71,7 @@ def test_resampled_volumes_equal_monais_spacing_and_keep_their_place_in_the_pati
     image = rng.normal(size=(1, 10, 12, 14)).astype(np.float32)
     mask = (rng.random((1, 10, 12, 14)) > 0.5).astype(np.uint8)
     affine = np.diag([5.0, 2.0, 2.0, 1.0])
-    sample = staged(0, spacing=(5.0, 2.0, 2.0), affine=affine)
+    sample = staged(0, shape=(10, 12, 14), spacing=(5.0, 2.0, 2.0), affine=affine)
     layout = Layout(1, (25, 24, 28), (2.0, 1.0, 1.0), "float32", "raw", False)
     [fitted] = rows_of(resample(image, mask, sample, layout), layout)
     assert fitted.original_shape == (25, 24, 28)

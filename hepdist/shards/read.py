@@ -36,6 +36,7 @@ class SplitReader:
     def __init__(self, cohort: str | Path | Place, manifest: Manifest, split: str) -> None:
         self.place = place_of(cohort)
         self.manifest = manifest
+        self.split = split
         self.shards = manifest.of(split)
         self.groups = manifest.row_groups(split)
         self.starts = np.concatenate([[0], np.cumsum(self.groups[:, 2])]).astype(np.int64)
