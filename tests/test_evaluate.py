@@ -60,7 +60,7 @@ def test_eleven_rows_on_three_workers_are_each_scored_once_and_alike(run):
     cohort = recipe.data.cohort
     scored = {
         workers: score_splits(
-            run, recipe.model_copy(update={"train": recipe.train.model_copy(update={"workers": workers})}), cohort, {"test": 11}, "cpu"
+            run, recipe.model_copy(update={"train": recipe.train.model_copy(update={"workers": workers})}), cohort, ["test"], "cpu"
         )
         for workers in (1, 3)
     }

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hepdist.ingest.classes import name_labels, name_mask_classes
-from hepdist.ingest.fit import Layout, crop_or_pad, fit, misfits, plan_layout
+from hepdist.ingest.fit import Layout, crop_or_pad, misfits, plan_layout, resample, rows_of
 from hepdist.ingest.spec import IngestSpec
 from hepdist.ingest.stage import Place, Staged
 
@@ -71,9 +71,9 @@ def test_resampled_volumes_equal_monais_spacing_and_keep_their_place_in_the_pati
     image = rng.normal(size=(1, 10, 12, 14)).astype(np.float32)
     mask = (rng.random((1, 10, 12, 14)) > 0.5).astype(np.uint8)
     affine = np.diag([5.0, 2.0, 2.0, 1.0])
-    sample = staged(0, spacing=(5.0, 2.0, 2.0), affine=affine)
+    sample = staged(0, shape=(10, 12, 14), spacing=(5.0, 2.0, 2.0), affine=affine)
     layout = Layout(1, (25, 24, 28), (2.0, 1.0, 1.0), "float32", "raw", False)
-    fitted = fit(image, mask, sample, layout)
+    [fitted] = rows_of(resample(image, mask, sample, layout), layout)
     assert fitted.original_shape == (25, 24, 28)
     assert fitted.spacing == (2.0, 1.0, 1.0)
     place = MetaTensor(torch.from_numpy(image), affine=torch.from_numpy(affine))

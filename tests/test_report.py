@@ -17,7 +17,7 @@ from sklearn import metrics as sk
 
 from cohorts import tiny_classification_cohort, tiny_segmentation_cohort
 from hepdist.errors import RunError
-from hepdist.evaluation.cases import choose_cases, load_rows
+from hepdist.evaluation.cases import choose_cases, load_cases
 from hepdist.evaluation.cohort_flow import cohort_flow
 from hepdist.evaluation.curves import GRID, precision_recall_curve, reliability, roc_curve
 from hepdist.evaluation.images import displayed, slice_of
@@ -199,7 +199,7 @@ def test_rows_of_cases_are_the_cohorts(classified) -> None:
 
     reader = SplitReader(cohort, manifest, "test")
     ids = reader.strings(["sample_id"])["sample_id"].to_pylist()
-    rows = load_rows(cohort, manifest, [ids[3], ids[0], "not there"], ("image", "emr"))
+    rows = dict(load_cases(cohort, manifest, [ids[3], ids[0], "not there"], ("image", "emr")))
     assert set(rows) == {ids[0], ids[3]}
     np.testing.assert_array_equal(rows[ids[3]]["image"], reader.arrays(np.array([3]), ["image"])["image"][0])
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -51,22 +52,43 @@ def choose_cases(predictions: pd.DataFrame, label: NDArray[np.int64], probabilit
     return {"wrong": [case(i) for i in wrong], "right": [case(i) for i in right]}
 
 
-def load_rows(
+def load_cases(
     cohort_folder: str | Path, manifest: Manifest, sample_ids: Iterable[str], columns: tuple[str, ...]
-) -> dict[str, dict[str, NDArray[Any]]]:
-    """The tensors `columns` (those the cohort has) of the rows with these sample_ids, by sample_id; unknown ones are left out."""
+) -> Iterator[tuple[str, dict[str, NDArray[Any]]]]:
+    """The tensors `columns` (those the cohort has) of the cases with these sample_ids, one after the other; unknown ones are left out.
+
+    Of a cohort in bricks images and masks are those of whole volumes, and the rest is that of their first brick.
+    """
     wanted = set(sample_ids)
     held = [name for name in columns if name in manifest.fields]
-    found: dict[str, dict[str, NDArray[Any]]] = {}
-    if not held:
-        return found
-    for split in SPLITS:
-        if not wanted - set(found):
+    for split in SPLITS if held else ():
+        if not wanted:
             break
         reader = SplitReader(cohort_folder, manifest, split)
         names = reader.strings(["sample_id"])["sample_id"].to_pylist()
-        rows = np.array([i for i, name in enumerate(names) if name in wanted], dtype=np.int64)
-        if len(rows):
-            arrays = reader.arrays(rows, held)
-            found |= {names[row]: {name: arrays[name][place] for name in held} for place, row in enumerate(rows)}
-    return found
+        for first, last in pairwise(manifest.cases(split).tolist()):
+            if names[first] in wanted:
+                wanted.remove(names[first])
+                yield names[first], _case(reader, np.arange(first, last), held)
+
+
+def _case(reader: SplitReader, rows: NDArray[np.int64], columns: list[str]) -> dict[str, NDArray[Any]]:
+    if not reader.manifest.in_bricks:
+        return {name: values[0] for name, values in reader.arrays(rows, columns).items()}
+    places = {name: values.tolist() for name, values in reader.arrays(rows, ("offset", "original_shape")).items()}
+    whole: dict[str, NDArray[Any]] = {}
+    for i, (offset, shape) in enumerate(zip(places["offset"], places["original_shape"], strict=True)):
+        for name, values in reader.arrays(rows[i : i + 1], columns).items():
+            if name in ("image", "mask"):
+                volume = whole.setdefault(name, np.zeros((values.shape[1], *shape), values.dtype))
+                fit_in(volume, values[0], offset)
+            else:
+                whole.setdefault(name, values[0])
+    return whole
+
+
+def fit_in(volume: NDArray[Any], brick: NDArray[Any], offset: Sequence[int]) -> None:
+    """Copy a brick [C, *spatial] whose voxel 0 is at `offset` (negative: padded) to its place in a volume [C, *spatial]."""
+    window = [(max(0, o), min(n, o + side), o) for o, n, side in zip(offset, volume.shape[1:], brick.shape[1:], strict=True)]
+    place = tuple(slice(low, high) for low, high, _ in window)
+    volume[(slice(None), *place)] = brick[(slice(None), *(slice(low - o, high - o) for low, high, o in window))]

@@ -28,6 +28,7 @@ class LeftOut:
 class SplitFlow:
     split: str
     rows: int
+    """Or volumes, where the cohort is in bricks."""
     patients: int
     classes: dict[str, int]
     """Rows by class; empty where rows have no class label."""
@@ -58,7 +59,12 @@ def cohort_flow(cohort_folder: str | Path, manifest: Manifest) -> CohortFlow:
     sentences = {key: Counter(row["reason"] for row in audit if (row["outcome"], row["check"]) == key) for key in checks}
     left_out = [LeftOut(*key, reason=sentences[key].most_common(1)[0][0], files=files) for key, files in checks.items()]
     splits = [
-        SplitFlow(split, counts["rows"], counts["patients"], {name: counts["classes"][name] for name in manifest.label_names})
+        SplitFlow(
+            split,
+            counts.get("volumes", counts["rows"]),
+            counts["patients"],
+            {name: counts["classes"][name] for name in manifest.label_names},
+        )
         for split in SPLITS
         if (counts := manifest.counts.get(split))
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ from hepdist.cluster import connect
 from hepdist.errors import RunError
 from hepdist.evaluation.metrics import choose_threshold
 from hepdist.evaluation.report import write_report
+from hepdist.evaluation.report_segmentation import EXAMPLES
 from hepdist.evaluation.result import read_result, summarise, write_result
-from hepdist.evaluation.score import Scorer, score_splits
+from hepdist.evaluation.score import Scorer, cases_of, score_splits
 from hepdist.place import absolute
 from hepdist.recipe import Recipe, load_recipe
 from hepdist.shards.manifest import SPLITS, Manifest
@@ -24,7 +26,7 @@ from hepdist.training.metrics_file import read_metrics
 from hepdist.training.preflight import fits_cluster
 
 PREDICTIONS = "predictions.parquet"
-EXAMPLES = 2
+SHOWN = 2
 """Worst, middle and best cases each, whose masks are kept for the report."""
 
 
@@ -62,7 +64,7 @@ def _evaluate_own(run: Path, recipe: Recipe, splits: tuple[str, ...], device: st
 def _evaluate_external(run: Path, recipe: Recipe, cohort: str, device: str) -> dict[str, Any]:
     cohort = absolute(cohort)
     manifest, own = Manifest.load(cohort), Manifest.load(recipe.data.cohort)
-    _comparable(own, manifest, cohort)
+    _comparable(recipe, own, manifest, cohort)
     folder = run / "external" / manifest.name
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -76,17 +78,17 @@ def _evaluate_external(run: Path, recipe: Recipe, cohort: str, device: str) -> d
 
 
 def predict_splits(run: Path, recipe: Recipe, manifest: Manifest, cohort: str, splits: list[str], device: str) -> dict[str, pd.DataFrame]:
-    """The rows of predictions.parquet (docs/format.md) of each split, every row of it once."""
+    """The rows of predictions.parquet (docs/format.md) of each split, every case of it once."""
     for split in splits:
         if not manifest.rows(split):
             there = ", ".join(s for s in SPLITS if manifest.rows(s))
             raise RunError(f"cohort '{manifest.name}' has no rows in split '{split}'; choose one of {there}")
-    scored = score_splits(run, recipe, cohort, {split: manifest.rows(split) for split in splits}, device)
+    scored = score_splits(run, recipe, cohort, splits, device)
     return {split: _table(recipe, manifest, cohort, split, scored[split]) for split in splits}
 
 
 def _table(recipe: Recipe, manifest: Manifest, cohort: str, split: str, scored: dict[str, np.ndarray]) -> pd.DataFrame:
-    keys = SplitReader(cohort, manifest, split).strings(("sample_id", "patient", "split")).to_pandas()
+    keys = SplitReader(cohort, manifest, split).strings(("sample_id", "patient", "split")).take(scored["row"]).to_pandas()
     columns: dict[str, Any] = {name: keys[name] for name in keys}
     if recipe.task.kind == "classification":
         if scored["label"].ndim == 1:
@@ -172,8 +174,10 @@ def _still_true(run: Path, model: str, manifest: Manifest) -> dict[str, pd.DataF
     return {str(split): rows.reset_index(drop=True) for split, rows in table.groupby("split", sort=False)}
 
 
-def _comparable(own: Manifest, other: Manifest, cohort: str) -> None:
+def _comparable(recipe: Recipe, own: Manifest, other: Manifest, cohort: str) -> None:
     """Raise RunError where a model of one cohort can't read the other."""
+    if recipe.task.kind == "classification" and other.in_bricks:
+        raise RunError(f"cohort '{cohort}' can't be scored: it is in bricks, whose label is their volume's; ingest it with size= instead")
     for name, field in own.fields.items():
         theirs = other.fields.get(name)
         if theirs is None or (theirs.shape, theirs.dtype) != (field.shape, field.dtype):
@@ -192,7 +196,11 @@ def _keep_examples(run: Path, recipe: Recipe, cohort: str, tables: dict[str, pd.
         return
     order = np.argsort(table[[c for c in table if str(c).startswith("dice_")]].mean(axis=1).fillna(0).to_numpy())
     middle = len(order) // 2
-    chosen = dict.fromkeys([*order[:EXAMPLES], *order[middle : middle + EXAMPLES], *order[-EXAMPLES:]])
+    chosen = dict.fromkeys([*order[:SHOWN], *order[middle : middle + SHOWN], *order[-SHOWN:]])
     scorer = Scorer(str(run), cohort, device, threads=1)
-    masks = {f"{table['sample_id'][row]}/pred": scorer.predict("test", np.array([row]), ("mask",))["mask"][0] for row in chosen}
-    np.savez_compressed(run / "examples.npz", **masks)
+    cases = cases_of(recipe, scorer.manifest, "test")
+    with zipfile.ZipFile(run / EXAMPLES, "w", zipfile.ZIP_DEFLATED) as archive:  # as numpy.savez_compressed, with one mask in memory
+        for case in chosen:
+            mask = scorer.predict("test", np.arange(cases[case], cases[case + 1]), ("mask",))["mask"][0]
+            with archive.open(f"{table['sample_id'][case]}/pred.npy", "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, mask)

@@ -13,7 +13,7 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from hepdist.evaluation import plots
-from hepdist.evaluation.cases import Case, choose_cases, load_rows
+from hepdist.evaluation.cases import Case, choose_cases, load_cases
 from hepdist.evaluation.curves import precision_recall_curve, reliability, roc_curve
 from hepdist.evaluation.images import data_uri, displayed, slice_of
 from hepdist.evaluation.metrics import Floats, decide, stated_and_observed
@@ -130,7 +130,7 @@ def _curve_figures(
 
 
 def _cards(chosen: dict[str, list[Case]], names: tuple[str, ...], cohort_folder: str | Path, manifest: Manifest) -> dict[str, list[Card]]:
-    rows = load_rows(cohort_folder, manifest, [case.sample_id for cases in chosen.values() for case in cases], ("image",))
+    rows = dict(load_cases(cohort_folder, manifest, [case.sample_id for cases in chosen.values() for case in cases], ("image",)))
 
     def card(case: Case) -> Card:
         image = rows.get(case.sample_id, {}).get("image")

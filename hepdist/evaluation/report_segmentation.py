@@ -12,7 +12,7 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from hepdist.evaluation import plots_segmentation as plots
-from hepdist.evaluation.cases import load_rows
+from hepdist.evaluation.cases import load_cases
 from hepdist.evaluation.overlays import busiest_slice, panels
 from hepdist.evaluation.result import by_class
 from hepdist.evaluation.wording import number, span
@@ -76,23 +76,20 @@ def _examples(
     path = run_folder / EXAMPLES
     if not path.is_file():
         return []
-    with np.load(path) as stored:
-        predicted = {key.removesuffix("/pred"): stored[key] for key in stored.files}
     ids = predictions["sample_id"].tolist()
     mean = np.nan_to_num(pd.DataFrame(dice).mean(axis=1).to_numpy())  # a case with nothing to find and nothing found has no rank of its own
-    order = np.argsort(mean, kind="stable")
-    rows = load_rows(cohort_folder, manifest, set(predicted) & set(ids), ("image", "mask", "spacing"))
+    order = np.argsort(mean, kind="stable").tolist()
+    ranks = {ids[i]: rank for rank, i in enumerate(order, 1)}
     examples = []
-    for rank, i in enumerate(order.tolist(), 1):
-        row = rows.get(ids[i])
-        if row is None:
-            continue
-        truth = row["mask"]
-        prediction = predicted[ids[i]].reshape(truth.shape)
-        spacing = tuple(row["spacing"].tolist()) if "spacing" in row else (1.0,) * (truth.ndim - 1)
-        index = busiest_slice(truth, prediction)
-        place = "" if index is None else f"slice {index + 1} of {truth.shape[1]}"
-        shown = panels(row["image"], truth, prediction, spacing, ids[i])
-        values = {name: number(None if np.isnan(d) else float(d)) for name, d in zip(classes, dice[i], strict=True)}
-        examples.append(Example(ids[i], predictions["patient"].iloc[i], rank, len(ids), values, place, shown))
-    return examples
+    with np.load(path) as stored:
+        predicted = {key.removesuffix("/pred") for key in stored.files} & set(ids)
+        for name, row in load_cases(cohort_folder, manifest, predicted, ("image", "mask", "spacing")):
+            truth, i = row["mask"], ids.index(name)
+            prediction = stored[f"{name}/pred"].reshape(truth.shape)
+            spacing = tuple(row["spacing"].tolist()) if "spacing" in row else (1.0,) * (truth.ndim - 1)
+            index = busiest_slice(truth, prediction)
+            place = "" if index is None else f"slice {index + 1} of {truth.shape[1]}"
+            shown = panels(row["image"], truth, prediction, spacing, name)
+            values = {c: number(None if np.isnan(d) else float(d)) for c, d in zip(classes, dice[i], strict=True)}
+            examples.append(Example(name, predictions["patient"].iloc[i], ranks[name], len(ids), values, place, shown))
+    return sorted(examples, key=lambda example: example.rank)

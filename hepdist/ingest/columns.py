@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from hepdist.ingest.fit import Fitted, Layout
+from hepdist.ingest.fit import Fitted, Layout, offsets, shape_of
 from hepdist.ingest.stage import Staged
 from hepdist.shards.format import TensorField
 from hepdist.shards.manifest import EMRColumn
@@ -56,7 +56,19 @@ class Columns:
             fields.append(TensorField("image_missing", "uint8", (1,), "1 = no image"))
         if self.layout is not None:
             fields += _geometry(axes, self.length, self.geometry)
+            if self.in_bricks:
+                fields.append(TensorField("brick", "int32", (2,), "index of this brick, and bricks of its volume"))
         return {field.name: field for field in fields}
+
+    @property
+    def in_bricks(self) -> bool:
+        return self.layout is not None and self.layout.overlap is not None
+
+    def rows(self, sample: Staged) -> int:
+        """Rows that a sample gives: one, or one a brick."""
+        if self.layout is None or sample.image is None:
+            return 1
+        return len(offsets(shape_of(sample, self.layout), self.layout))
 
     def meanings(self) -> dict[str, dict[str, Any]]:
         """The tensors as the manifest holds them: without names, in JSON's types."""
@@ -78,6 +90,8 @@ class Columns:
             row |= dict(zip(("sequence", "sequence_missing", "sequence_gap", "sequence_length"), found, strict=True))
         if self.some_without_image:
             row["image_missing"] = fitted is None
+        if self.in_bricks:
+            row["brick"] = fitted.brick if fitted is not None else (0, 1)
         if fitted is None:
             return row
         row["image"] = fitted.image

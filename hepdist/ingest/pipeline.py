@@ -255,6 +255,11 @@ class Build:
         if columns.visits:
             normalisation["sequence"] = normalisation_of_visits(samples, columns.sequence)
         shares = missing_shares(samples, columns.emr)
+        facts = fingerprint(samples, [voxels for _, part in written for voxels in part.drawn])
+        bricks = None
+        if columns.layout is not None and columns.in_bricks:
+            facts["bricks"] = {"size": list(columns.layout.size), "overlap": columns.layout.overlap}
+            bricks = {split: sum(shard.rows for shard, _ in written if shard.split == split) for split in SPLITS}
         return Manifest(
             name=name,
             source=self.source.kind,
@@ -264,9 +269,9 @@ class Build:
             multilabel=columns.multilabel,
             emr=told(columns.emr, shares, self.declared),
             sequence=told(columns.sequence, missing_shares_of_visits(samples, columns.sequence), self.declared),
-            counts={**counts(samples, columns.label_names, columns.mask_classes, mask_rows), "audit": self.audit.counts()},
+            counts={**counts(samples, columns.label_names, columns.mask_classes, mask_rows, bricks), "audit": self.audit.counts()},
             normalisation=normalisation,
-            fingerprint=fingerprint(samples, [voxels for _, part in written for voxels in part.drawn]),
+            fingerprint=facts,
             split_rule=split_rule,
             created_by=f"hepdist {hepdist.__version__}",
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from annotated_types import Len
+from annotated_types import Ge, Le, Len
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt, ValidationInfo, field_validator, model_validator
 
 from hepdist.errors import RecipeError
@@ -86,6 +86,11 @@ class IngestSpec(Spec):
     size: Annotated[tuple[PositiveInt, ...], Len(2, 3)] | None = None
     """Spatial shape of every image: H,W (resized, aspect kept, then padded) or D,H,W (cropped or padded about the
     centre). None: the common shape, or one that holds all volumes in multiples of 8."""
+    brick: Annotated[tuple[PositiveInt, ...], Len(2, 3)] | None = None
+    """D,H,W (or H,W): cut every volume into overlapping bricks of this spatial shape, a row each, instead of cropping it to `size`."""
+    overlap: Annotated[float, Ge(0), Le(0.75)] = 0.25
+    """Least share of a side that neighbouring bricks have in common (MONAI's default). In 3D a cohort grows by (1 - overlap)^-3, in bytes
+    and in time to score: 2.4 times at 0.25, 8 times at 0.5."""
     spacing: Annotated[tuple[PositiveFloat, ...], Len(1, 3)] | None = None
     """Voxel size in mm that every image is resampled to, D,H,W or one for all axes (voxels, where the source has no
     spacing). None: as it is, or the median where volumes differ by more than 1 %."""
@@ -110,6 +115,7 @@ class IngestSpec(Spec):
         "unlabelled",
         "classes",
         "size",
+        "brick",
         "spacing",
         "split",
         mode="before",
@@ -134,6 +140,14 @@ class IngestSpec(Spec):
     def _map_with_key(self) -> IngestSpec:
         if (self.reidentification_map is None) != (self.reidentification_key is None):
             raise ValueError("a re-identification map needs both reidentification_map=FILE and reidentification_key=KEYFILE")
+        return self
+
+    @model_validator(mode="after")
+    def _one_form(self) -> IngestSpec:
+        if self.brick is not None and self.size is not None:
+            raise ValueError("size= crops a volume and brick= cuts it into pieces; give one of them")
+        if self.brick is None and "overlap" in self.model_fields_set:
+            raise ValueError("overlap= is that of bricks; give brick=D,H,W too")
         return self
 
     @field_validator("split")

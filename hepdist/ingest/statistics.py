@@ -14,6 +14,8 @@ from hepdist.shards.manifest import SPLITS, EMRColumn
 
 DRAWN = 4_000_000
 """Train voxels behind the intensity percentiles; all of them in small cohorts, else a regular grid of each image."""
+BLOCK = 1 << 22
+"""Voxels of a channel that are taken in at a time: in float64 a large volume would need four times its own memory."""
 
 
 class Moments:
@@ -44,22 +46,24 @@ class Part:
 
     image: Moments
     mask_rows: np.ndarray
-    """int64[classes]: rows in which a mask class occurs."""
+    """int64[classes]: rows in which a mask class occurs, or volumes of a cohort in bricks."""
     drawn: list[np.ndarray] = field(default_factory=list)
     """float32, voxels for the percentiles."""
 
     def learn(self, image: np.ndarray, most: int) -> None:
         """Take in one train image [C, *spatial], and at most `most` of its voxels as they are."""
         flat = image.reshape(len(image), -1)
-        if image.dtype == np.uint8:  # by its histogram: exact, and four times as fast as in float64
-            histogram = np.stack([np.bincount(channel, minlength=256) for channel in flat]).astype(np.float64)
-            mean = histogram @ np.arange(256) / flat.shape[1]
-            squares = (histogram * (np.arange(256) - mean[:, None]) ** 2).sum(axis=1)
-        else:
-            values = flat.astype(np.float64)
-            mean = values.mean(axis=1)
-            squares = ((values - mean[:, None]) ** 2).sum(axis=1)
-        self.image.add(np.full(len(flat), flat.shape[1], np.float64), mean, squares)
+        for begin in range(0, flat.shape[1], BLOCK):
+            block = flat[:, begin : begin + BLOCK]
+            if image.dtype == np.uint8:  # by its histogram: exact, and four times as fast as in float64
+                histogram = np.stack([np.bincount(channel, minlength=256) for channel in block]).astype(np.float64)
+                mean = histogram @ np.arange(256) / block.shape[1]
+                squares = (histogram * (np.arange(256) - mean[:, None]) ** 2).sum(axis=1)
+            else:
+                values = block.astype(np.float64)
+                mean = values.mean(axis=1)
+                squares = ((values - mean[:, None]) ** 2).sum(axis=1)
+            self.image.add(np.full(len(flat), block.shape[1], np.float64), mean, squares)
         every = image.reshape(-1)
         self.drawn.append(every[:: -(-every.size // most)].astype(np.float32))
 
@@ -76,9 +80,16 @@ class Part:
 
 
 def counts(
-    samples: Sequence[Staged], label_names: tuple[str, ...], mask_classes: tuple[str, ...], mask_rows: dict[str, np.ndarray]
+    samples: Sequence[Staged],
+    label_names: tuple[str, ...],
+    mask_classes: tuple[str, ...],
+    mask_rows: dict[str, np.ndarray],
+    bricks: dict[str, int] | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """By split: rows, patients, and rows of each class; mask_rows: those of the mask classes."""
+    """By split: rows, patients, and rows of each class; mask_rows: those of the mask classes.
+
+    bricks: rows by split of a cohort in bricks; there are `volumes` beside them then, and classes count volumes.
+    """
     found: dict[str, dict[str, Any]] = {}
     for split in SPLITS:
         mine = [s for s in samples if s.split == split]
@@ -91,7 +102,8 @@ def counts(
                     classes[label_names[sample.label]] += 1
         else:
             classes = Counter(dict(zip(mask_classes, mask_rows[split].tolist(), strict=True)))
-        found[split] = {"rows": len(mine), "patients": len({s.person for s in mine}), "classes": dict(classes)}
+        rows = {"rows": len(mine)} if bricks is None else {"rows": bricks[split], "volumes": len(mine)}
+        found[split] = {**rows, "patients": len({s.person for s in mine}), "classes": dict(classes)}
     return found
 
 

@@ -24,11 +24,13 @@ class SplitFacts:
     patients: frozenset[str]
     studies: int
     rows: int
+    cases: int
+    """Rows, or volumes of a cohort in bricks."""
     classes: dict[str, int]
-    """Rows by class name, in the order of the classes; empty where the cohort has no class labels."""
+    """Cases by class name, in the order of the classes; empty where the cohort has no class labels."""
     unlabelled: int
     missing: np.ndarray
-    """int64[F]: rows without a value, by EMR column."""
+    """int64[F]: cases without a value, by EMR column."""
 
 
 @dataclass(frozen=True)
@@ -53,9 +55,9 @@ class Facts:
 
     @property
     def missing_shares(self) -> list[float]:
-        """By EMR column, over all rows."""
-        rows = sum(split.rows for split in self.splits.values())
-        return [float(sum(split.missing[i] for split in self.splits.values())) / max(rows, 1) for i in range(len(self.manifest.emr))]
+        """By EMR column, over all cases."""
+        cases = sum(split.cases for split in self.splits.values())
+        return [float(sum(split.missing[i] for split in self.splits.values())) / max(cases, 1) for i in range(len(self.manifest.emr))]
 
     @property
     def sound(self) -> bool:
@@ -75,11 +77,15 @@ def gather(cohort: str | Path | Place) -> Facts:
 
 
 def _split(place: Place, manifest: Manifest, names: list[str]) -> SplitFacts:
-    columns = ["patient", "study", *(["label"] if manifest.label_names else []), *(["emr_missing"] if manifest.emr else [])]
+    there = {"label": manifest.label_names, "emr_missing": manifest.emr, "brick": manifest.in_bricks}
+    columns = ["patient", "study", *(name for name, needed in there.items() if needed)]
     tables = [_read(place, name, columns) for name in names]
     patients = frozenset(p for table in tables for p in table["patient"].to_pylist())
     studies = len({s for table in tables for s in table["study"].to_pylist() if s})
     rows = sum(table.num_rows for table in tables)
+    if manifest.in_bricks:
+        tables = [table.filter(pa.array(decode(manifest.fields["brick"], table["brick"])[:, 0] == 0)) for table in tables]
+    cases = sum(table.num_rows for table in tables)
     missing = np.zeros(len(manifest.emr), np.int64)
     for table in tables if manifest.emr else []:
         missing += decode(manifest.fields["emr_missing"], table["emr_missing"]).astype(np.int64).sum(axis=0)
@@ -92,7 +98,7 @@ def _split(place: Place, manifest: Manifest, names: list[str]) -> SplitFacts:
             labels = table["label"].drop_null().to_numpy()
             classes += np.bincount(labels, minlength=len(classes))
             unlabelled += table.num_rows - len(labels)
-    return SplitFacts(patients, studies, rows, dict(zip(manifest.label_names, classes.tolist(), strict=True)), unlabelled, missing)
+    return SplitFacts(patients, studies, rows, cases, dict(zip(manifest.label_names, classes.tolist(), strict=True)), unlabelled, missing)
 
 
 def _read(place: Place, name: str, columns: list[str]) -> pa.Table:

@@ -52,14 +52,19 @@ def _galleries(cohort: Place, manifest: Manifest) -> list[Gallery]:
         reader = SplitReader(cohort, manifest, split)
         for name, rows in _by_class(reader, manifest).items():
             if len(rows):
-                title = f"{split}: {name} ({len(rows):,} rows)" if name else f"{split} ({len(rows):,} rows)"
+                count = f"{len(rows):,} {'volumes' if manifest.in_bricks else 'rows'}"
+                title = f"{split}: {name} ({count})" if name else f"{split} ({count})"
                 found.append(Gallery(title, _pictures(reader, manifest, rows[:SAMPLES])))
     return found
 
 
 def _by_class(reader: SplitReader, manifest: Manifest) -> dict[str, np.ndarray]:
-    """Row numbers by class name; all under '' where rows have no class. A multi-label row stands under each of its classes."""
-    rows = np.arange(len(reader))
+    """Row numbers by class name; all under '' where rows have no class. A multi-label row stands under each of its classes.
+
+    Of a volume in bricks the one in the middle.
+    """
+    cases = manifest.cases(reader.split)
+    rows = (cases[:-1] + cases[1:]) // 2
     if not manifest.label_names:
         return {"": rows}
     labels = reader.arrays(rows, ["label"])["label"]

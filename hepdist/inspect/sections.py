@@ -46,11 +46,11 @@ def sections(facts: Facts) -> list[Section]:
 
 
 def counts(facts: Facts) -> Section:
-    """Patients, studies, rows and classes by split, and their sum."""
-    names = facts.manifest.label_names
+    """Patients, studies, rows and classes by split, and their sum; of a cohort in bricks also volumes, which classes then count."""
+    names, bricks = facts.manifest.label_names, facts.manifest.fingerprint.get("bricks")
     unlabelled = any(split.unlabelled for split in facts.splits.values())
-    columns = ("split", "patients", "studies", "rows", *names, *(["unlabelled"] if unlabelled else []))
-    rows = [_counts_row(name, split, unlabelled) for name, split in facts.splits.items()]
+    columns = ("split", "patients", "studies", *(["volumes"] if bricks else []), "rows", *names, *(["unlabelled"] if unlabelled else []))
+    rows = [_counts_row(name, split, bool(bricks), unlabelled) for name, split in facts.splits.items()]
     total = ("all", *(f"{sum(int(row[i].replace(',', '')) for row in rows):,}" for i in range(1, len(columns))))
     rule = facts.manifest.split_rule
     kinds = {
@@ -59,11 +59,19 @@ def counts(facts: Facts) -> Section:
     }  # fmt: skip
     kept = kinds.get(rule.get("kind", ""), "")
     ratio = ":".join(f"{part:g}" for part in rule.get("ratio", ())) if rule.get("kind") == "hash" else ""
-    return Section(f"cohort {facts.manifest.name} ({facts.manifest.source})", columns, (*rows, total), f"{kept} {ratio}".strip())
+    cut = f"; cut into bricks of {' x '.join(map(str, bricks['size']))}, {bricks['overlap']:.0%} in common" if bricks else ""
+    return Section(f"cohort {facts.manifest.name} ({facts.manifest.source})", columns, (*rows, total), f"{kept} {ratio}".strip() + cut)
 
 
-def _counts_row(name: str, split: SplitFacts, unlabelled: bool) -> tuple[str, ...]:
-    numbers = [len(split.patients), split.studies, split.rows, *split.classes.values(), *([split.unlabelled] if unlabelled else [])]
+def _counts_row(name: str, split: SplitFacts, bricks: bool, unlabelled: bool) -> tuple[str, ...]:
+    numbers = [
+        len(split.patients),
+        split.studies,
+        *([split.cases] if bricks else []),
+        split.rows,
+        *split.classes.values(),
+        *([split.unlabelled] if unlabelled else []),
+    ]
     return (name, *(f"{number:,}" for number in numbers))
 
 

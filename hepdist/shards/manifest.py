@@ -32,6 +32,8 @@ class Shard:
     """Rows of each row group, in file order."""
     bytes: int
     sha256: str
+    volumes: tuple[int, ...] = ()
+    """Rows of each volume in file order, where the cohort is in bricks; else empty: a row is a case of its own."""
 
     @property
     def rows(self) -> int:
@@ -72,7 +74,8 @@ class Manifest:
     sequence: tuple[EMRColumn, ...] = ()
     """Features of the visits in the `sequence` tensors."""
     counts: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """By split: {'rows', 'patients', 'classes': {name: rows}}; 'audit': {outcome or check: files}."""
+    """By split: {'rows', 'patients', 'classes': {name: rows}}; 'audit': {outcome or check: files}. A cohort in bricks has 'volumes' beside
+    'rows', and its classes count volumes."""
     normalisation: dict[str, dict[str, Any]] = field(default_factory=dict)
     """From train rows only. image: {'mean': [C], 'std': [C]}; emr: {'mean': [F], 'std': [F]} over values that are there."""
     fingerprint: dict[str, Any] = field(default_factory=dict)
@@ -97,12 +100,24 @@ class Manifest:
         triples = [(i, g, rows) for i, shard in enumerate(self.of(split)) for g, rows in enumerate(shard.row_groups)]
         return np.array(triples, dtype=np.int64).reshape(-1, 3)
 
+    @property
+    def in_bricks(self) -> bool:
+        """Whether a row is one brick of a volume, whose position is in `offset` and `original_shape`."""
+        return "brick" in self.tensors
+
+    def cases(self, split: str) -> np.ndarray:
+        """int64[cases + 1]: the first row of each case of the split, and the number of rows; a case is a row, or all bricks of a volume."""
+        rows = [n for shard in self.of(split) for n in (shard.volumes or (1,) * shard.rows)]
+        return np.concatenate([[0], np.cumsum(rows, dtype=np.int64)]).astype(np.int64)
+
     def row_bytes(self) -> int:
         """Bytes of a row's tensors."""
         return sum(t.nbytes for t in self.fields.values())
 
     def dump(self) -> bytes:
-        return json.dumps(asdict(self), indent=1, sort_keys=True, ensure_ascii=False).encode()
+        values = asdict(self)
+        values["shards"] = [{k: v for k, v in shard.items() if k != "volumes" or v} for shard in values["shards"]]
+        return json.dumps(values, indent=1, sort_keys=True, ensure_ascii=False).encode()
 
     def sha256(self) -> str:
         """The identity of the cohort: of the manifest, which holds the sha256 of every shard."""
@@ -127,7 +142,9 @@ class Manifest:
             raise CohortError(
                 f"cohort '{folder}' has schema version {values.get('schema_version')}, this hepdist reads {SCHEMA_VERSION}; ingest it again"
             )
-        values["shards"] = tuple(Shard(**{**s, "row_groups": tuple(s["row_groups"])}) for s in values["shards"])
+        values["shards"] = tuple(
+            Shard(**{**s, "row_groups": tuple(s["row_groups"]), "volumes": tuple(s.get("volumes", ()))}) for s in values["shards"]
+        )
         for name in ("emr", "sequence"):
             values[name] = tuple(EMRColumn(**{**c, "categories": tuple(c["categories"])}) for c in values.get(name, ()))
         values["label_names"] = tuple(values["label_names"])

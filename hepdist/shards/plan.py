@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 
@@ -32,6 +33,8 @@ class Plan:
     validate_every: int
     validation_batch: int
     window_mib: float
+    val_volumes: tuple[int, ...] = ()
+    """Validation rows of each volume, where bricks are put together before they are scored; empty: each row is scored by itself."""
 
     @cached_property
     def order(self) -> Order:
@@ -65,9 +68,24 @@ class Plan:
         """Validation batches an item holds: about one window's bytes."""
         return max(1, int(self.window_mib * 2**20 // max(1, self.row_bytes * self.validation_batch)))
 
+    @cached_property
+    def _validation_units(self) -> np.ndarray:
+        """int64[units + 1]: where the rows begin that one worker scores together, and their end: batches, or whole volumes."""
+        if self.val_volumes:
+            return np.concatenate([[0], np.cumsum(self.val_volumes)])
+        return np.append(np.arange(0, self.val_rows, self.validation_batch), self.val_rows)
+
+    @cached_property
+    def validation_cuts(self) -> np.ndarray:
+        """int64[batches + 1]: the first row of each validation batch, and their end; no batch holds bricks of two volumes."""
+        starts = [np.arange(first, last, self.validation_batch) for first, last in pairwise(self._validation_units.tolist())]
+        return np.append(np.concatenate([np.empty(0, np.int64), *starts]), self.val_rows)
+
     def validation_batches(self, rank: int, world: int) -> tuple[int, int]:
         """The validation batches [low, high) that a rank scores; batches are cut without regard to the world size."""
-        return portion(-(-self.val_rows // self.validation_batch), rank, world)
+        units = self._validation_units
+        low, high = np.searchsorted(self.validation_cuts, units[list(portion(len(units) - 1, rank, world))])
+        return int(low), int(high)
 
     def _validation_items(self, rank: int, world: int) -> int:
         low, high = self.validation_batches(rank, world)
@@ -115,4 +133,4 @@ class Plan:
         low, high = self.validation_batches(rank, world)
         first = low + chunk * self._chunk_batches
         last = min(high, first + self._chunk_batches)
-        return np.arange(first * self.validation_batch, min(last * self.validation_batch, self.val_rows))
+        return np.arange(self.validation_cuts[first], self.validation_cuts[last])

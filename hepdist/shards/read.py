@@ -36,6 +36,7 @@ class SplitReader:
     def __init__(self, cohort: str | Path | Place, manifest: Manifest, split: str) -> None:
         self.place = place_of(cohort)
         self.manifest = manifest
+        self.split = split
         self.shards = manifest.of(split)
         self.groups = manifest.row_groups(split)
         self.starts = np.concatenate([[0], np.cumsum(self.groups[:, 2])]).astype(np.int64)
@@ -188,9 +189,20 @@ INPUTS = {
 """Columns of a cohort that belong to what a model reads."""
 
 
+POSITION = ("brick", "offset", "original_shape")
+"""Columns that say where a brick lies in its volume."""
+
+
 def columns_of(recipe: Recipe, manifest: Manifest) -> tuple[str, ...]:
     """The columns that the recipe's model and task read."""
     wanted = ["mask", "spacing"] if recipe.task.kind == "segmentation" else ["label"]
     for name in recipe.model.reads:
         wanted += INPUTS[name]
+    if scores_volumes(recipe, manifest):
+        wanted += POSITION
     return tuple(c for c in wanted if c in manifest.fields or c == "label")
+
+
+def scores_volumes(recipe: Recipe, manifest: Manifest) -> bool:
+    """Whether predictions of rows are put together to whole volumes before they are scored: segmentation of a cohort in bricks."""
+    return recipe.task.kind == "segmentation" and manifest.in_bricks

@@ -59,9 +59,8 @@ class Stream:
     def validation(self) -> Iterator[Batch]:
         """This worker's validation batches."""
         low, high = self.plan.validation_batches(self.rank, self.world)
-        for index in range(low, high):
-            size = self.plan.validation_batch
-            yield self._next(min(size, self.plan.val_rows - index * size))
+        for rows in np.diff(self.plan.validation_cuts[low : high + 1]).tolist():
+            yield self._next(rows)
 
     def close(self) -> None:
         """Stop reading ahead, where a run ends before its plan."""

@@ -13,7 +13,7 @@ def surface_distance_95(pred: np.ndarray, truth: np.ndarray, spacing_mm: Sequenc
     pred, truth: bool[H, W] or bool[D, H, W]; spacing_mm: in the order of the axes. Both empty gives 0.0, one empty gives inf.
     Huttenlocher et al., 1993; MONAI's definition: the larger of the two directed 95th percentiles, surfaces by 1-voxel erosion.
     """
-    from scipy.ndimage import binary_erosion, distance_transform_edt, find_objects
+    from scipy.ndimage import binary_erosion, find_objects
 
     if not pred.any() or not truth.any():
         return 0.0 if pred.any() == truth.any() else float("inf")
@@ -21,7 +21,7 @@ def surface_distance_95(pred: np.ndarray, truth: np.ndarray, spacing_mm: Sequenc
     box = find_objects((pred | truth).astype(np.uint8))[0]
     pred, truth = np.pad(pred[box], 1), np.pad(truth[box], 1)
     edges = [region & ~binary_erosion(region) for region in (pred, truth)]
-    directed = [distance_transform_edt(~edges[1 - i], sampling=spacing_mm)[edges[i]] for i in (0, 1)]
+    directed = [_distances(edges[i], edges[1 - i], spacing_mm) for i in (0, 1)]
     return float(max(np.percentile(d, 95) for d in directed))
 
 
@@ -38,3 +38,20 @@ def signed_distance(region: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
     sides = np.asarray(spacing, dtype=np.float64) / min(spacing)
     outside, inside = distance_transform_edt(~region, sampling=sides), distance_transform_edt(region, sampling=sides)
     return np.where(region, 1 - inside, outside).astype(np.float32)
+
+
+def _distances(points: np.ndarray, surface: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
+    """float64[n]: from each voxel of `points` to the nearest of `surface`, both bool[D, H, W] or bool[H, W].
+
+    distance_transform_edt's own distances need 48 bytes a voxel of the box, its indices 12; only those at `points` are asked for.
+    """
+    from scipy.ndimage import distance_transform_edt
+
+    nearest = distance_transform_edt(~surface, sampling=spacing_mm, return_distances=False, return_indices=True)
+    found = []
+    for first, plane in enumerate(points):  # a plane at a time: a noisy prediction is all surface
+        place = np.nonzero(plane)
+        here = np.stack([np.full(len(place[0]), first), *place])
+        apart = (nearest[(slice(None), first, *place)] - here) * np.array(spacing_mm)[:, None]
+        found.append(np.sqrt((apart**2).sum(axis=0)))
+    return np.concatenate(found)

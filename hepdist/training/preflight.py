@@ -18,8 +18,16 @@ def fits_cohort(recipe: Recipe, manifest: Manifest) -> None:
         raise RecipeError(f"cohort '{cohort}' has no train rows; ingest more patients or another split")
     if not manifest.rows("val"):
         raise RecipeError(f"cohort '{cohort}' has no val rows, so no checkpoint can be chosen; ingest with split=6,2,2")
+    if kind == "classification" and manifest.in_bricks:
+        raise RecipeError(
+            f"recipe key 'task.kind' is 'classification', but cohort '{cohort}' is in bricks, whose label is their volume's; ingest it with size="
+        )
     if kind == "classification" and not manifest.label_names:
         raise RecipeError(f"recipe key 'task.kind' is 'classification', but cohort '{cohort}' has no labels; ingest it with label=COLUMN")
+    if manifest.in_bricks and recipe.data.normalise == "image":
+        raise RecipeError(
+            f"recipe key 'data.normalise' is 'image', but cohort '{cohort}' is in bricks, and neighbours would differ where they overlap; use data.normalise=cohort"
+        )
     if kind == "segmentation" and "mask" not in manifest.fields:
         raise RecipeError(f"recipe key 'task.kind' is 'segmentation', but cohort '{cohort}' has no masks")
     if recipe.data.emr and not manifest.emr:

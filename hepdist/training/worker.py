@@ -6,7 +6,7 @@ import json
 import threading
 import time
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -17,10 +17,11 @@ from hepdist.place import absolute
 from hepdist.recipe import Recipe
 from hepdist.shards.manifest import Manifest
 from hepdist.shards.plan import Plan
-from hepdist.shards.read import columns_of
+from hepdist.shards.read import columns_of, scores_volumes
 from hepdist.shards.stream import Batch, Stream
 from hepdist.spec import parse
 from hepdist.tasks import build as build_task
+from hepdist.tasks.volumes import predict_volumes
 from hepdist.training import checkpoint as checkpoints
 from hepdist.training import engine as engines
 from hepdist.training import transfer
@@ -29,6 +30,9 @@ from hepdist.training.ema import EMA
 from hepdist.training.log import Log
 from hepdist.training.loop import Parts, train
 from hepdist.training.saved_model import Signature, build_model, save_model
+
+if TYPE_CHECKING:
+    from hepdist.tasks.segmentation import Segmentation
 
 
 def plan_of(recipe: Recipe, manifest: Manifest) -> Plan:
@@ -45,6 +49,7 @@ def plan_of(recipe: Recipe, manifest: Manifest) -> Plan:
         validate_every=recipe.train.validate_every,
         validation_batch=recipe.evaluation.batch,
         window_mib=recipe.data.window_mib,
+        val_volumes=tuple(np.diff(manifest.cases("val")).tolist()) if scores_volumes(recipe, manifest) else (),
     )
 
 
@@ -93,11 +98,10 @@ def work(config: dict[str, Any]) -> None:
 
     def validate() -> dict[str, float]:
         judge.load_state_dict(weights_to_judge())
-        parts = [
-            task.predict(judge, normalise(batch, recipe.data.normalise, manifest.normalisation)) | _truth(batch)
-            for batch in stream.validation()
-        ]
-        return task.score(_gather(parts))
+        batches = (normalise(batch, recipe.data.normalise, manifest.normalisation) for batch in stream.validation())
+        if scores_volumes(recipe, manifest):
+            return task.score(_gather(list(predict_volumes(cast("Segmentation", task), judge, batches))))
+        return task.score(_gather([task.predict(judge, batch) | _truth(batch) for batch in batches]))
 
     def save(progress: Progress, best: bool) -> None:
         state = Checkpoint(progress, engines.whole_weights(engine), engines.whole_optimizer(engine), ema.state() if ema else None)
