@@ -178,6 +178,10 @@ class Recipe(Spec):
             )
         if self.augment.mixup and kind != "classification":
             raise RecipeError("recipe key 'augment.mixup' needs task.kind=classification; set augment.mixup=0")
+        if self.augment.mixup and reads_emr:
+            raise RecipeError(f"recipe key 'augment.mixup' mixes images, but '{family}' reads EMR columns too; set augment.mixup=0")
+        if self.augment.test_flip and "image" not in self.model.reads:
+            raise RecipeError(f"recipe key 'augment.test_flip' mirrors images, but '{family}' reads none; leave it empty")
         return self
 
     @property

@@ -136,7 +136,8 @@ class Build:
         length = "mm" if any(s.spacing is not None for s in samples) else "source pixels"
         columns = Columns(
             layout, label_names, self.source.multilabel, mask_classes, mask_values, clinical.columns, clinical.sequence, clinical.visits,
-            bool(pictured) and len(pictured) < len(samples), geometry, length,
+            bool(pictured) and len(pictured) < len(samples), geometry,
+            any(s.followup is not None for s in samples), length,
         )  # fmt: skip
         written = self._write(samples, columns)
         for sample in samples:

@@ -74,7 +74,8 @@ class Manifest:
     counts: dict[str, dict[str, Any]] = field(default_factory=dict)
     """By split: {'rows', 'patients', 'classes': {name: rows}}; 'audit': {outcome or check: files}."""
     normalisation: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """From train rows only. image: {'mean': [C], 'std': [C]}; emr: {'mean': [F], 'std': [F]} over values that are there."""
+    """From train rows only. image: {'mean': [C], 'std': [C]}; emr and sequence: {'mean': [F], 'std': [F], 'quantiles': [F][33]} over
+    values that are there."""
     fingerprint: dict[str, Any] = field(default_factory=dict)
     """Facts of the data that defaults come from: median spacing and shape, intensity percentiles, ..."""
     split_rule: dict[str, Any] = field(default_factory=dict)

@@ -181,7 +181,7 @@ def open_split(cohort: str, split: str) -> SplitReader:
 
 
 INPUTS = {
-    "image": ("image",),
+    "image": ("image", "image_missing"),
     "emr": ("emr", "emr_missing"),
     "sequence": ("sequence", "sequence_missing", "sequence_gap", "sequence_length"),
 }
@@ -191,6 +191,6 @@ INPUTS = {
 def columns_of(recipe: Recipe, manifest: Manifest) -> tuple[str, ...]:
     """The columns that the recipe's model and task read."""
     wanted = ["mask", "spacing"] if recipe.task.kind == "segmentation" else ["label"]
-    for name in recipe.model.reads:
+    for name in (*recipe.model.reads, *recipe.model.also_reads):
         wanted += INPUTS[name]
     return tuple(c for c in wanted if c in manifest.fields or c == "label")

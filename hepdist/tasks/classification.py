@@ -31,6 +31,11 @@ class Classification:
     def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
         logits = forward(model, batch)
         assert isinstance(logits, Tensor)
+        if logits.ndim == 3:  # [b, members, K]: each member of an ensemble learns as if it were alone
+            return torch.stack([self._loss(member, batch) for member in logits.unbind(1)]).mean(0)
+        return self._loss(logits, batch)
+
+    def _loss(self, logits: Tensor, batch: dict[str, Tensor]) -> Tensor:
         logits, label = logits.float(), batch["label"]
         target = self._target(label)
         if "mixed_share" in batch:  # augment's mixup
@@ -61,7 +66,8 @@ class Classification:
     def _probability(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
         logits = forward(model, batch)
         assert isinstance(logits, Tensor)
-        return logits.float().sigmoid() if self.multilabel else logits.float().softmax(1)
+        probability = logits.float().sigmoid() if self.multilabel else logits.float().softmax(-1)
+        return probability.mean(1) if probability.ndim == 3 else probability  # [b, members, K]: an ensemble's is its members' mean
 
     def score(self, rows: dict[str, np.ndarray]) -> dict[str, float]:
         """auroc (binary; else the mean over classes, one against the rest), accuracy (arg max, or 0.5 a finding) and loss.

@@ -12,15 +12,29 @@ from hepdist.models.specs.common import Choice, ModelSpec, Range
 from hepdist.models.specs.fusion import FusionSpec
 from hepdist.models.specs.mlp import MLPSpec
 from hepdist.models.specs.resnet import ResNetSpec
+from hepdist.models.specs.rnn import RNNSpec
 from hepdist.models.specs.unet import UNetSpec
 from hepdist.spec import parse
 
-__all__ = ["FAMILIES", "Choice", "FusionSpec", "MLPSpec", "ModelSpec", "Range", "ResNetSpec", "UNetSpec", "families_for", "parse_model"]
+__all__ = [
+    "FAMILIES",
+    "Choice",
+    "FusionSpec",
+    "MLPSpec",
+    "ModelSpec",
+    "RNNSpec",
+    "Range",
+    "ResNetSpec",
+    "UNetSpec",
+    "families_for",
+    "parse_model",
+]
 
 FAMILIES: dict[str, type[ModelSpec]] = {
     "resnet": ResNetSpec,
     "unet": UNetSpec,
     "mlp": MLPSpec,
+    "rnn": RNNSpec,
     "fusion": FusionSpec,
 }
 
