@@ -90,15 +90,11 @@ def at_landmarks(table: EMRTable, name: str, rule: Horizon, several: bool) -> EM
             unknown += label is None
             if label is not None:
                 found.labels[key] = label
-        where, number = f"{name}#{table.numbers[patient]}", table.numbers[patient]
+        where = f"{name}#{table.numbers[patient]}"
         if len(at_risk) < len(landmarks):
-            gone = len(landmarks) - len(at_risk)
-            reason = f"the follow-up of the patient of row {number} has ended at {gone} of {len(landmarks)} landmarks, which get no row"
-            findings.append(Finding(where, "ignored", "not-at-risk", reason))
+            findings.append(Finding(where, "ignored", "not-at-risk", "the follow-up has ended before a landmark, which gets no row"))
         if unknown and followup is not None:
-            reason = (
-                f"the follow-up of the patient of row {number} ends before the horizon of {unknown} of {len(at_risk)} rows; left unlabelled"
-            )
+            reason = "the follow-up ends without the event before the horizon does; what nobody can know is left unlabelled"
             findings.append(Finding(where, "ignored", "censored", reason))
     if not found.labels:
         raise IngestError(

@@ -41,9 +41,9 @@ class Rows:
         return len(self.patient)
 
 
-def load_rows(recipe: Recipe, manifest: Manifest) -> Rows:
-    """Every row of the recipe's cohort, with the columns that its model and task read."""
-    columns = columns_of(recipe, manifest)
+def load_rows(recipe: Recipe, manifest: Manifest, also: Collection[str] = ()) -> Rows:
+    """Every row of the recipe's cohort, with the columns that its model and task read, and those of `also`."""
+    columns = tuple(dict.fromkeys((*columns_of(recipe, manifest), *also)))
     readers = [SplitReader(recipe.data.cohort, manifest, split) for split in SPLITS if manifest.rows(split)]
     parts = [reader.arrays(np.arange(len(reader)), columns) for reader in readers]
     keys = [reader.strings(("sample_id", "patient")) for reader in readers]
