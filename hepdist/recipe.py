@@ -32,12 +32,15 @@ class DataSpec(Spec):
 
 
 class TaskSpec(Spec):
-    kind: Literal["classification", "segmentation"]
+    kind: Literal["classification", "segmentation", "survival"]
+    """survival: the label is an event within a horizon (event= and horizon= at ingest), and rows censored before it teach too."""
     label_smoothing: Annotated[float, Ge(0), Le(0.5)] = 0.0
     class_weights: Literal["none", "balanced"] = "none"
     """balanced: weight classes by the inverse of their frequency in the train split."""
     threshold: Literal["half", "validation"] = "half"
     """How a binary decision is made: at probability 0.5, or where balanced accuracy is best on validation. Never on test."""
+    intervals: Annotated[int, Ge(1), Le(100)] = 10
+    """Survival: equally long parts of the horizon, each with a hazard of its own."""
     activation: Literal["softmax", "sigmoid"] = "softmax"
     """Segmentation head: softmax for exclusive classes, sigmoid for overlapping ones."""
     dice_weight: Share = 0.5

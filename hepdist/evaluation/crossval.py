@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from hepdist.errors import RecipeError, RunError
 from hepdist.evaluation.bootstrap import percentile_interval, resampled_weights
 from hepdist.evaluation.metrics import classification_scores, multilabel_scores
-from hepdist.evaluation.result import labels_and_probabilities, plain
+from hepdist.evaluation.result import CLASSIFYING, labels_and_probabilities, plain
 from hepdist.recipe import Recipe
 from hepdist.shards.manifest import Manifest
 
@@ -38,8 +38,10 @@ def crossval(recipe: Recipe, folds: int = 5, repeats: int = 3, progress: Progres
     from hepdist.training.local import as_train_split, fit, load_rows, predict
     from hepdist.training.preflight import fits_cohort
 
-    if recipe.task.kind != "classification":
-        raise RecipeError(f"recipe key 'task.kind' is '{recipe.task.kind}', but cross-validation scores classification; train it instead")
+    if recipe.task.kind not in CLASSIFYING:
+        raise RecipeError(
+            f"recipe key 'task.kind' is '{recipe.task.kind}', but cross-validation scores {' and '.join(CLASSIFYING)}; train it instead"
+        )
     manifest = Manifest.load(recipe.data.cohort)
     fits_cohort(recipe, manifest)
     rows = load_rows(recipe, manifest)
@@ -167,7 +169,7 @@ def compare(one: FoldScores, other: FoldScores, score: str = "auroc") -> Differe
     n, mean = len(difference), float(difference.mean())
     error = math.sqrt((1 / n + one.test_share) * difference.var(ddof=1))
     reach = float(t.ppf(0.975, n - 1)) * error
-    p = float(2 * t.sf(abs(mean) / error, n - 1)) if error else float(mean == 0)
+    p = float(2 * t.sf(abs(mean) / error, n - 1)) if error else float(mean == 0)  # equal in every fold
     bound = percentile_interval(one.drawn[score] - other.drawn[score])
     return Difference(mean, float(bound.low), float(bound.high), mean - reach, mean + reach, p)
 

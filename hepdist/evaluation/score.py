@@ -48,8 +48,8 @@ class Scorer:
         arrays = reader.arrays(rows, columns_of(self.recipe, reader.manifest))
         tensors = {name: _tensor(values).to(self.device) for name, values in arrays.items()}
         predicted = self.task.predict(self.model, normalise(tensors, self.recipe.data.normalise, self.signature.normalisation), extras)
-        label = {"label": arrays["label"]} if "label" in arrays else {}
-        return {"row": rows, **label, **predicted}
+        truth = {name: arrays[name] for name in ("label", "followup") if name in arrays}
+        return {"row": rows, **truth, **predicted}
 
 
 def score_splits(run: Path, recipe: Recipe, cohort: str, rows: dict[str, int], device: str) -> dict[str, dict[str, np.ndarray]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -101,6 +101,12 @@ def at_landmarks(table: EMRTable, name: str, rule: Horizon, several: bool) -> EM
             f"no follow-up reaches the horizon of {rule.days:g} days or the event before it; check event_time={rule.time} and horizon="
         )
     return replace(found, findings=findings)
+
+
+def label_rule(spec: IngestSpec) -> dict[str, Any]:
+    """The rule as the manifest tells it, without the names of columns; empty where labels come from elsewhere."""
+    rule = Horizon.of(spec)
+    return {} if rule is None else {"horizon_days": rule.days, "landmarks": list(rule.landmarks) or "visits"}
 
 
 def _followups(table: EMRTable, name: str, rule: Horizon) -> Iterator[tuple[str, FollowUp]]:

@@ -21,6 +21,7 @@ from hepdist.ingest.detect import open_source
 from hepdist.ingest.files import Files
 from hepdist.ingest.fit import fit_changes, misfits, plan_layout
 from hepdist.ingest.folder import STAGING, open_part, publish, refuse_existing, sign
+from hepdist.ingest.horizon import label_rule
 from hepdist.ingest.join import read_emr, table_path
 from hepdist.ingest.parallel import Each, as_map, processes
 from hepdist.ingest.pseudonym import Pseudonyms, read_salt
@@ -269,6 +270,7 @@ class Build:
             normalisation=normalisation,
             fingerprint=fingerprint(samples, [voxels for _, part in written for voxels in part.drawn]),
             split_rule=split_rule,
+            label_rule=label_rule(self.spec),
             created_by=f"hepdist {hepdist.__version__}",
         )
 

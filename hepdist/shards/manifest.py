@@ -80,6 +80,8 @@ class Manifest:
     """Facts of the data that defaults come from: median spacing and shape, intensity percentiles, ..."""
     split_rule: dict[str, Any] = field(default_factory=dict)
     """{'kind': 'hash' | 'official', 'ratio': [6, 2, 2], 'stratified': bool}."""
+    label_rule: dict[str, Any] = field(default_factory=dict)
+    """Where labels come from follow-up: {'horizon_days': float, 'landmarks': days after the first visit, or 'visits'}."""
     created_by: str = ""
     schema_version: int = SCHEMA_VERSION
 

@@ -191,6 +191,8 @@ INPUTS = {
 def columns_of(recipe: Recipe, manifest: Manifest) -> tuple[str, ...]:
     """The columns that the recipe's model and task read."""
     wanted = ["mask", "spacing"] if recipe.task.kind == "segmentation" else ["label"]
+    if recipe.task.kind == "survival":
+        wanted.append("followup")
     for name in (*recipe.model.reads, *recipe.model.also_reads):
         wanted += INPUTS[name]
     return tuple(c for c in wanted if c in manifest.fields or c == "label")

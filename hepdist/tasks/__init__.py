@@ -50,6 +50,14 @@ def build(recipe: Recipe, manifest: Manifest) -> Task:
         from hepdist.tasks.classification import Classification
 
         return Classification(recipe, manifest)
+    if recipe.task.kind == "survival":
+        if "followup" not in manifest.fields:
+            raise RecipeError(
+                "recipe key 'task.kind' is 'survival', but the cohort has no follow-up; ingest it with event=COLUMN and horizon=DAYS"
+            )
+        from hepdist.tasks.survival import Survival
+
+        return Survival(recipe, manifest)
     if recipe.task.class_weights != "none":
         raise RecipeError("recipe key 'task.class_weights' is for classification; in segmentation Dice already balances, so set it to none")
     if "mask" not in manifest.fields:

@@ -21,6 +21,10 @@ def fits_cohort(recipe: Recipe, manifest: Manifest) -> None:
         raise RecipeError(f"cohort '{cohort}' has no val rows, so no checkpoint can be chosen; ingest with split=6,2,2")
     if kind == "classification" and not manifest.label_names:
         raise RecipeError(f"recipe key 'task.kind' is 'classification', but cohort '{cohort}' has no labels; ingest it with label=COLUMN")
+    if kind == "survival" and "followup" not in manifest.fields:
+        raise RecipeError(
+            f"recipe key 'task.kind' is 'survival', but cohort '{cohort}' has no follow-up; ingest it with event=COLUMN and horizon=DAYS"
+        )
     if kind == "segmentation" and "mask" not in manifest.fields:
         raise RecipeError(f"recipe key 'task.kind' is 'segmentation', but cohort '{cohort}' has no masks")
     for name in recipe.model.reads:

@@ -60,6 +60,8 @@ def build_model(recipe: Recipe, signature: Signature) -> nn.Module:
     """The recipe's network for data of this signature, initialised from train.seed."""
     torch.manual_seed(recipe.train.seed)
     classes = len(signature.fields["mask"].classes) if recipe.task.kind == "segmentation" else len(signature.label_names)
+    if recipe.task.kind == "survival":
+        classes = recipe.task.intervals
     return build(recipe.model, signature.inputs, classes)
 
 

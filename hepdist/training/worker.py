@@ -132,7 +132,7 @@ def _newest_checkpoint(folder: Path, rank: int) -> Path | None:
 
 
 def _truth(batch: Batch) -> dict[str, np.ndarray]:
-    return {name: batch[name].cpu().numpy() for name in ("row", "label") if name in batch}
+    return {name: batch[name].cpu().numpy() for name in ("row", "label", "followup") if name in batch}
 
 
 def _gather(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:

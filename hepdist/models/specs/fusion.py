@@ -16,7 +16,7 @@ from hepdist.spec import parse
 class FusionSpec(ModelSpec):
     """An image encoder of any family beside an MLP over EMR columns, an RNN over visits, or both, joined late."""
 
-    tasks = ("classification",)
+    tasks = ("classification", "survival")
     network = "hepdist.models.fusion:Fusion"
     search: ClassVar = {"join": Choice(("concat", "film", "gated")), "modality_dropout": Range(0.0, 0.4)}
 

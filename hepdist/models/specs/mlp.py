@@ -19,7 +19,7 @@ Members = Annotated[int, Ge(1), Le(64)]
 class MLPSpec(ModelSpec):
     """Multi-layer perceptron over EMR columns with their missing-mask as further inputs."""
 
-    tasks = ("classification",)
+    tasks = ("classification", "survival")
     network = "hepdist.models.mlp:MLP"
     search: ClassVar = {
         "width": Range(16, 256, log=True),

@@ -14,7 +14,7 @@ from hepdist.models.specs.mlp import Members, Numbers
 class RNNSpec(ModelSpec):
     """GRU or LSTM over a patient's visits, with what was missing at each and the days between them, beside the static EMR columns."""
 
-    tasks = ("classification",)
+    tasks = ("classification", "survival")
     network = "hepdist.models.rnn:RNN"
     search: ClassVar = {
         "cell": Choice(("gru", "lstm")),
