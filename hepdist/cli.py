@@ -198,6 +198,24 @@ def evaluate(
 
 
 @app.command()
+def crossval(
+    recipe: Annotated[str, typer.Argument(help="A shipped recipe's name, or a path to a .yaml file.")],
+    overrides: Overrides = None,
+    folds: Annotated[int, typer.Option(help="Parts that the patients are cut into.", min=2)] = 5,
+    repeats: Annotated[int, typer.Option(help="Times that they are cut anew.", min=1)] = 3,
+) -> None:
+    """Train and score a recipe on repeated folds by patient, in this process; for cohorts too small for one test split."""
+    from hepdist.console import cross_validated, out, progress
+    from hepdist.evaluation.crossval import crossval as run
+    from hepdist.recipe import load_recipe
+
+    with progress("crossval") as report:
+        folder = run(load_recipe(recipe, overrides), folds, repeats, progress=report)
+    out.print(cross_validated(json.loads((folder / "result.json").read_text(encoding="utf-8"))))
+    out.print(f"predictions: {folder / 'predictions.parquet'}", soft_wrap=True)
+
+
+@app.command()
 def demo(
     overrides: Overrides = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over instead of going on.")] = False,

@@ -77,6 +77,15 @@ def score_table(result: Mapping[str, Any], extra: Mapping[str, Mapping[str, floa
     return table
 
 
+def cross_validated(result: Mapping[str, Any]) -> Table:
+    """The scores of a cross-validation's result.json: a row a metric, each as its mean over folds [low, high]."""
+    title = f"{result['repeats']} x {result['folds']} folds, {result['patients']} patients"
+    table = Table("metric", title, box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in [n for n in SCORES if n in result]:
+        table.add_row(name, _score(result, name))
+    return table
+
+
 def _score(scores: Mapping[str, Any], name: str) -> str:
     if scores.get(name) is None:
         return ""

@@ -32,7 +32,8 @@ class DataSpec(Spec):
 
 
 class TaskSpec(Spec):
-    kind: Literal["classification", "segmentation"]
+    kind: Literal["classification", "segmentation", "survival"]
+    """survival: the label is an event within a horizon (event= and horizon= at ingest), and rows censored before it teach too."""
     label_smoothing: Annotated[float, Ge(0), Le(0.5)] = 0.0
     class_weights: Literal["none", "balanced"] = "none"
     """balanced: weight classes by the inverse of their frequency in the train split."""
@@ -42,6 +43,8 @@ class TaskSpec(Spec):
     """The classes are in order (grades, stages): learned step by step, scored by quadratic kappa and mean absolute error as well."""
     threshold: Literal["half", "validation"] = "half"
     """How a binary decision is made: at probability 0.5, or where balanced accuracy is best on validation. Never on test."""
+    intervals: Annotated[int, Ge(1), Le(100)] = 10
+    """Survival: equally long parts of the horizon, each with a hazard of its own."""
     activation: Literal["softmax", "sigmoid"] = "softmax"
     """Segmentation head: softmax for exclusive classes, sigmoid for overlapping ones."""
     dice_weight: Share = 0.5
@@ -196,13 +199,17 @@ class Recipe(Spec):
                 f"recipe key 'train.workers' is {self.train.workers}, more than the {self.train.global_batch} samples of a"
                 f" global batch; use at most train.workers={self.train.global_batch} or a larger train.global_batch"
             )
-        if self.task.boundary_weight and kind == "classification":
-            raise RecipeError("recipe key 'task.boundary_weight' needs masks; set it to 0 for task.kind=classification")
-        if self.evaluation.window and kind == "classification":
-            raise RecipeError("recipe key 'evaluation.window' is for segmentation; leave it out for task.kind=classification")
+        if self.task.boundary_weight and kind != "segmentation":
+            raise RecipeError(f"recipe key 'task.boundary_weight' needs masks; set it to 0 for task.kind={kind}")
+        if self.evaluation.window and kind != "segmentation":
+            raise RecipeError(f"recipe key 'evaluation.window' is for segmentation; leave it out for task.kind={kind}")
         for key, alpha in (("mixup", self.augment.mixup), ("cutmix", self.augment.cutmix)):
             if alpha and kind != "classification":
                 raise RecipeError(f"recipe key 'augment.{key}' needs task.kind=classification; set augment.{key}=0")
+            if alpha and reads_emr:
+                raise RecipeError(f"recipe key 'augment.{key}' mixes images, but '{family}' reads EMR columns too; set augment.{key}=0")
+        if self.augment.test_flip and "image" not in self.model.reads:
+            raise RecipeError(f"recipe key 'augment.test_flip' mirrors images, but '{family}' reads none; leave it empty")
         return self
 
     @property

@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 from networks import EMR, copy_layer_by_layer, fit, network, parameters
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from hepdist.errors import RecipeError
@@ -77,34 +77,6 @@ def test_a_missing_value_has_no_influence_whatever_was_stored():
     assert torch.equal(model(torch.zeros(1, 4), missing), model(torch.full((1, 4), 2.0), missing))
 
 
-@pytest.mark.parametrize("join", ["concat", "film", "gated"])
-@pytest.mark.parametrize("shape", [(1, 40, 31), (1, 16, 17, 18)])
-def test_fusion_works_without_the_image_and_without_the_emr(join, shape):
-    model = network(FusionSpec(image=ResNetSpec(depth=10, width=4), emr=MLPSpec(width=8), join=join), shape, 3).eval()
-    image, (emr, missing) = torch.randn(2, *shape), emr_rows(2)
-    nn.init.normal_(model.absent_image), nn.init.normal_(model.absent_emr)
-    if join == "film":
-        nn.init.normal_(model.join.modulation.weight)
-    whole = model(image, emr, missing)
-    no_image, no_emr = model(torch.full_like(image, 0.7), emr, missing), model(image, emr, torch.ones_like(missing))
-    assert whole.shape == no_image.shape == no_emr.shape == (2, 3)
-    assert torch.equal(no_image, model(torch.zeros_like(image), emr, missing)), "what fills a missing image does not matter"
-    assert not torch.equal(whole, no_image) and not torch.equal(whole, no_emr)
-
-
-def test_modality_dropout_follows_torchs_generator_and_never_drops_both():
-    model = network(FusionSpec(image=ResNetSpec(depth=10, width=4), emr=MLPSpec(width=8, dropout=0), modality_dropout=0.9), (1, 8, 8))
-    image, (emr, missing) = torch.randn(64, 1, 8, 8), emr_rows(64)
-    seen: list[Tensor] = []
-    model.join.register_forward_pre_hook(lambda _m, inputs: seen.append(torch.stack([(x == 0).all(1) for x in inputs])))
-    torch.manual_seed(5)
-    first = model(image, emr, missing)
-    torch.manual_seed(5)
-    assert torch.equal(first, model(image, emr, missing))
-    image_gone, emr_gone = seen[0]  # the learned vectors start at zero
-    assert image_gone.any() and emr_gone.any() and not (image_gone & emr_gone).any()
-
-
 @pytest.mark.parametrize(
     "spec",
     [
@@ -120,6 +92,7 @@ def test_a_classifier_learns_one_batch_by_heart(spec):
     model = network(spec, (1, 16, 16), 3)
     emr, missing = emr_rows(8)
     batch = {"image": torch.randn(8, 1, 16, 16, generator=torch.Generator().manual_seed(2)), "emr": emr, "emr_missing": missing}
+    batch["image_missing"] = torch.zeros(8, 1)
     label = torch.arange(8) % 3
     loss = fit(model, lambda: cross_entropy(model(*(batch[k] for k in model.inputs)), label))
     assert loss < 0.02

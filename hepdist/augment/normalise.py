@@ -14,10 +14,11 @@ QUANTILE_VOXELS = 1 << 15
 
 
 def normalise(batch: dict[str, Tensor], mode: str, stats: dict[str, dict[str, Any]]) -> dict[str, Tensor]:
-    """The batch with `image` as float32 in the units that DataSpec.normalise names, and `emr` normalised.
+    """The batch with `image` as float32 in the units that DataSpec.normalise names, and `emr` and `sequence` normalised.
 
     image: [b, C, *spatial] of any dtype. mode: 'cohort', 'image' or 'none'. stats: Manifest.normalisation, from train rows only; emr
-    has mean 0 and std 1 for a category, which so stays an index. Missing EMR values are 0. Other entries are passed on as they are.
+    has mean 0 and std 1 for a category, which so stays an index. Missing EMR values are 0. An image without `image_missing` uint8[b, 1]
+    gets it with zeros, since most cohorts have an image in every row. Other entries are passed on as they are.
     """
     out = dict(batch)
     if "image" in batch:
@@ -26,15 +27,19 @@ def normalise(batch: dict[str, Tensor], mode: str, stats: dict[str, dict[str, An
             out["image"] = _standardise(image, stats["image"])
         else:
             out["image"] = _by_image(image.to(torch.float32)) if mode == "image" else _unit_range(image)
-    if "emr" in batch:
-        values = _standardise(batch["emr"], stats["emr"])
-        out["emr"] = values.masked_fill(batch["emr_missing"].bool(), 0.0)
+        if "image_missing" not in batch:
+            out["image_missing"] = torch.zeros(len(image), 1, dtype=torch.uint8, device=image.device)
+    for name in ("emr", "sequence"):
+        if name in batch:
+            values = _standardise(batch[name], stats[name], axis=-1)
+            out[name] = values.masked_fill(batch[f"{name}_missing"].bool(), 0.0)
     return out
 
 
-def _standardise(values: Tensor, stats: dict[str, Any]) -> Tensor:
-    """(values - mean) / std along axis 1; a constant channel or column becomes 0."""
-    shape = (1, -1, *(1,) * (values.ndim - 2))
+def _standardise(values: Tensor, stats: dict[str, Any], axis: int = 1) -> Tensor:
+    """(values - mean) / std along an axis; a constant channel or column becomes 0."""
+    shape = [1] * values.ndim
+    shape[axis] = -1
     mean = torch.tensor(stats["mean"], dtype=torch.float32, device=values.device).reshape(shape)
     std = torch.tensor(stats["std"], dtype=torch.float32, device=values.device).reshape(shape)
     return (values.to(torch.float32) - mean) / torch.where(std > 0, std, 1.0)

@@ -16,7 +16,7 @@ from hepdist.errors import RunError
 from hepdist.evaluation.metrics import choose_threshold
 from hepdist.evaluation.report import write_report
 from hepdist.evaluation.report_segmentation import EXAMPLES
-from hepdist.evaluation.result import read_result, summarise, write_result
+from hepdist.evaluation.result import CLASSIFYING, read_result, summarise, write_result
 from hepdist.evaluation.score import Scorer, cases_of, score_splits
 from hepdist.place import absolute
 from hepdist.recipe import Recipe, load_recipe
@@ -90,7 +90,9 @@ def predict_splits(run: Path, recipe: Recipe, manifest: Manifest, cohort: str, s
 def _table(recipe: Recipe, manifest: Manifest, cohort: str, split: str, scored: dict[str, np.ndarray]) -> pd.DataFrame:
     keys = SplitReader(cohort, manifest, split).strings(("sample_id", "patient", "split")).take(scored["row"]).to_pandas()
     columns: dict[str, Any] = {name: keys[name] for name in keys}
-    if recipe.task.kind == "classification":
+    if recipe.task.kind in CLASSIFYING:
+        if "followup" in scored:
+            columns |= {"days": scored["followup"][:, 0], "event": scored["followup"][:, 1]}
         if scored["label"].ndim == 1:
             columns["label"] = pd.Series(scored["label"], dtype="Int64").mask(scored["label"] < 0)
         else:
@@ -107,7 +109,7 @@ def _table(recipe: Recipe, manifest: Manifest, cohort: str, split: str, scored: 
 def _write(
     folder: Path, recipe: Recipe, manifest: Manifest, tables: dict[str, pd.DataFrame], threshold: float, facts: dict[str, Any]
 ) -> None:
-    names = manifest.label_names if recipe.task.kind == "classification" else manifest.fields["mask"].classes[1:]
+    names = manifest.label_names if recipe.task.kind in CLASSIFYING else manifest.fields["mask"].classes[1:]
     part = folder / f".{PREDICTIONS}.part"
     pd.concat(tables.values(), ignore_index=True).to_parquet(part, index=False)
     part.rename(folder / PREDICTIONS)
@@ -116,7 +118,7 @@ def _write(
     blocks = {
         split: summarise(task.kind, table, threshold, names, bootstrap, seed, ordinal=task.ordinal) for split, table in tables.items()
     }
-    if recipe.task.kind == "classification":
+    if recipe.task.kind in CLASSIFYING:
         facts["threshold"] = {"value": threshold, "rule": recipe.task.threshold}
         facts["positive"] = names[-1] if len(names) == 2 else None
     else:
@@ -157,7 +159,7 @@ def training_facts(run: Path, recipe: Recipe) -> dict[str, Any]:
 
 def _threshold(recipe: Recipe, manifest: Manifest, validation: pd.DataFrame | None) -> float:
     """The probability from which a case is positive, fixed beforehand or chosen on validation."""
-    if recipe.task.kind != "classification" or len(manifest.label_names) != 2 or recipe.task.threshold == "half" or validation is None:
+    if recipe.task.kind not in CLASSIFYING or len(manifest.label_names) != 2 or recipe.task.threshold == "half" or validation is None:
         return 0.5
     labelled = validation[validation["label"].notna()]
     return choose_threshold(labelled["probability_1"].to_numpy(float), labelled["label"].to_numpy(np.int64), recipe.task.threshold)

@@ -16,7 +16,7 @@ from hepdist.evaluation.cohort_flow import cohort_flow
 from hepdist.evaluation.provenance import commands, shown_recipe, versions
 from hepdist.evaluation.report_classification import classification_part
 from hepdist.evaluation.report_segmentation import segmentation_part
-from hepdist.evaluation.result import read_result
+from hepdist.evaluation.result import CLASSIFYING, read_result
 from hepdist.evaluation.wording import (
     MEANINGS,
     cautions,
@@ -55,7 +55,7 @@ def write_report(run_folder: Path, cohort_folder: str | Path, *, split: str = "t
     block, task = result["split"][split], result["task"]
     noun = _noun(manifest)
 
-    if task == "classification":
+    if task in CLASSIFYING:
         part = classification_part(block, result, predictions, cohort_folder, manifest, result["seed"])
     else:
         part = segmentation_part(block, predictions, run_folder, cohort_folder, manifest)
@@ -136,7 +136,7 @@ def _curves(run_folder: Path, recipe: dict[str, Any], task: str) -> list[Figure]
     reports = read_metrics(run_folder)
     if not reports:
         return []
-    select = recipe["task"].get("select") or ("dice" if task == "segmentation" else "auroc")
+    select = recipe["task"].get("select") or {"segmentation": "dice", "survival": "concordance"}.get(task, "auroc")
     return [
         (plots_training.loss_plot(reports), "Loss", "Faint: each report; solid: smoothed."),
         (plots_training.score_plot(reports, select), "Validation", f"The circle marks the best {select}, whose weights were scored."),

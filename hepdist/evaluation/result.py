@@ -15,10 +15,13 @@ from numpy.typing import NDArray
 
 from hepdist.errors import RunError
 from hepdist.evaluation.bootstrap import Interval, intervals
+from hepdist.evaluation.concordance import concordance
 from hepdist.evaluation.metrics import classification_scores, multilabel_scores, segmentation_scores
 from hepdist.evaluation.provenance import versions
 
 RESULT = "result.json"
+CLASSIFYING = ("classification", "survival")
+"""Tasks that predict the probability of each class; of survival the classes are no event and the event within the horizon."""
 
 
 def summarise(
@@ -40,7 +43,7 @@ def summarise(
     """
     table = predictions.to_pandas() if isinstance(predictions, pa.Table) else predictions
     table = table.sort_values("sample_id")  # sums in one order: the same last bit, however many workers gathered the rows
-    if task_kind == "classification":
+    if task_kind in CLASSIFYING:
         several = "label_0" in table
         labelled = table[table["label_0" if several else "label"].notna()]
         label, probability = labels_and_probabilities(labelled, len(label_names))
@@ -60,8 +63,11 @@ def summarise(
     patient = labelled["patient"].to_numpy(dtype=str)
     points = {name: value[0] for name, value in scores(weight=np.ones((1, len(labelled)))).items()}
     bounds = intervals(lambda weight: scores(weight=weight), patient, bootstrap, seed)
+    if task_kind == "survival":
+        agreed, bound = _concordance(table, bootstrap, seed)
+        points["concordance"], bounds["concordance"] = agreed, bound
     block: dict[str, Any] = {"n": len(labelled), "patients": len(np.unique(patient)), "unlabelled": len(table) - len(labelled)}
-    if task_kind == "classification":
+    if task_kind in CLASSIFYING:
         block["classes"] = {name: int((label[:, k] if several else label == k).sum()) for k, name in enumerate(label_names)}
     for name, point in points.items():
         block |= {name: _named(point, label_names), f"{name}_ci": _named_bounds(bounds[name], label_names)}
@@ -126,6 +132,15 @@ def plain(value: Any) -> Any:
     if isinstance(value, (float, np.floating)):
         return float(value) if math.isfinite(value) else None
     return value
+
+
+def _concordance(table: pd.DataFrame, bootstrap: int, seed: int) -> tuple[NDArray[np.float64], Interval]:
+    """Harrell's, with its interval over patients, of all rows with a follow-up: also those that are censored before the horizon."""
+    followed = table[table["days"] > 0]
+    risk, days = (followed[name].to_numpy(np.float64) for name in ("probability_1", "days"))
+    score = partial(concordance, risk, days, followed["event"].to_numpy(np.float64) > 0)
+    bounds = intervals(lambda weight: {"concordance": score(weight)}, followed["patient"].to_numpy(dtype=str), bootstrap, seed)
+    return score(np.ones((1, len(followed))))[0], bounds["concordance"]
 
 
 def _named(value: NDArray[np.float64] | np.float64, names: tuple[str, ...]) -> Any:

@@ -136,7 +136,7 @@ def _in_row_order(parts: list[dict[str, np.ndarray]], first_rows: np.ndarray) ->
 
 
 def _keys(batch: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
-    return {name: batch[name].cpu().numpy() for name in ("row", "label") if name in batch}
+    return {name: batch[name].cpu().numpy() for name in ("row", "label", "followup") if name in batch}
 
 
 def _tensor(values: np.ndarray) -> torch.Tensor:

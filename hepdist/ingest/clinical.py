@@ -62,7 +62,7 @@ def attach(samples: list[Staged], table: EMRTable, name: str, spec: IngestSpec, 
     name: of the table in findings. whole: the table is the source itself, whose own findings are told already.
     A patient without a row keeps images, with every value missing. Raises IngestError where no row belongs to any sample.
     """
-    kind = "patient" if whole else spec.emr_key
+    kind = "image" if table.patients else "patient" if whole else spec.emr_key  # where patients have several rows, each is a sample's own
     called = {s.sample_id: _names_of(s, kind) for s in samples}
     found = match(table, called, names.of, kind=kind, file=name, keep_unmatched=spec.keep_unmatched)
     rows = dict(found.rows)
@@ -80,8 +80,9 @@ def attach(samples: list[Staged], table: EMRTable, name: str, spec: IngestSpec, 
         if key in table.sequences:
             packed = pack(table.sequences[key], length)
             sample.visits = (packed.values.tolist(), packed.missing.tolist(), packed.gap_days.tolist(), packed.steps)
-        if sample.label is None and (spec.label is not None or rules):
+        if sample.label is None and (spec.label is not None or spec.event is not None or rules):
             sample.label = labels.get(key)
+        sample.followup = table.followups.get(key)
     there = {sample.label for sample in samples}
     classes = rules.class_names if rules else table.label_names
     told = () if whole else (*file_findings(table, name), *table.findings)

@@ -31,6 +31,8 @@ class Columns:
     some_without_image: bool
     geometry: tuple[str, ...]
     """Those of spacing, source_shape, original_shape, offset and affine that the cohort has."""
+    followup: bool
+    """Whether labels come from follow-up."""
     length: str
     """Unit of the spacing: 'mm', or 'source pixels' where no image says its size."""
 
@@ -52,6 +54,8 @@ class Columns:
             fields.append(TensorField("sequence_missing", "uint8", shape, "1 = missing", "TF"))
             fields.append(TensorField("sequence_gap", "float32", shape[:1], "days since the visit before", "T"))
             fields.append(TensorField("sequence_length", "int32", (1,), "visits; what follows them is padding"))
+        if self.followup:
+            fields.append(TensorField("followup", "float32", (2,), "days to the event or the end of follow-up; 1 = event"))
         if self.some_without_image:
             fields.append(TensorField("image_missing", "uint8", (1,), "1 = no image"))
         if self.layout is not None:
@@ -88,6 +92,8 @@ class Columns:
             nothing = np.zeros((self.visits, len(self.sequence))), np.ones((self.visits, len(self.sequence))), np.zeros(self.visits), 0
             found = sample.visits or nothing
             row |= dict(zip(("sequence", "sequence_missing", "sequence_gap", "sequence_length"), found, strict=True))
+        if self.followup:
+            row["followup"] = sample.followup or (0.0, 0.0)  # followed for no time: says nothing
         if self.some_without_image:
             row["image_missing"] = fitted is None
         if self.in_bricks:

@@ -45,6 +45,12 @@ class EMRTable:
     """What was read, by name, for the audit."""
     by_row: bool = False
     """No column names the patient, so each row is one."""
+    starts: dict[str, float] = field(default_factory=dict)
+    """By patient key, the day of the first visit as the table counts days, or a date as a number; of a table of visits."""
+    patients: dict[str, str] = field(default_factory=dict)
+    """By key, whose row it is, where a patient has several (`hepdist.ingest.horizon`); else empty."""
+    followups: dict[str, tuple[float, bool]] = field(default_factory=dict)
+    """By key, days to the event or the end of the follow-up, and whether it was the event; where follow-up makes the labels."""
 
     def row_of(self, patient: str) -> int:
         """The row number of a patient, as findings write it ('TABLE#row')."""
@@ -106,6 +112,7 @@ def read_table(
         numbers={patient: group[0].number for patient, group in groups.items()},
         files=records.files,
         by_row=roles.key is None,
+        starts={patient: min(days) for patient, group in groups.items() if (days := [row.day for row in group if row.day is not None])},
     )
 
 

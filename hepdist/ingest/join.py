@@ -12,6 +12,7 @@ from hepdist.ingest.emr import EMRTable, read_table
 from hepdist.ingest.emr_dictionary import load_dictionary
 from hepdist.ingest.fhir import is_fhir
 from hepdist.ingest.files import Files
+from hepdist.ingest.horizon import Horizon, at_landmarks
 from hepdist.ingest.label_rules import load_rules
 from hepdist.ingest.sample import Finding
 from hepdist.ingest.spec import IngestSpec
@@ -50,8 +51,9 @@ def table_path(files: Files, spec: IngestSpec) -> tuple[Path | None, frozenset[s
 
 
 def read_emr(path: Path, spec: IngestSpec, by_row: bool = False) -> EMRTable:
-    """The table as the options say, with the texts that label rules read. by_row: see `read_table`. Raises IngestError and RecipeError."""
-    return read_table(
+    """The table as the options say, with the texts that label rules read, and labels where follow-up makes them. by_row: see `read_table`. Raises IngestError and RecipeError."""
+    rule = Horizon.of(spec)
+    table = read_table(
         path,
         patient_key={"patient": spec.patient_key, "image": spec.file_key}.get(spec.emr_key),
         label=spec.label,
@@ -65,7 +67,9 @@ def read_emr(path: Path, spec: IngestSpec, by_row: bool = False) -> EMRTable:
         rules=load_rules(spec.label_rules) if spec.label_rules is not None else None,
         kind=spec.emr_key,
         by_row=by_row,
+        keep_texts=(rule.event, rule.time) if rule else (),
     )
+    return at_landmarks(table, path.name, rule, several=by_row) if rule else table
 
 
 def file_findings(table: EMRTable, name: str) -> list[Finding]:

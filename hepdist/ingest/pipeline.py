@@ -21,6 +21,7 @@ from hepdist.ingest.detect import open_source
 from hepdist.ingest.files import Files
 from hepdist.ingest.fit import fit_changes, misfits, plan_layout
 from hepdist.ingest.folder import STAGING, open_part, publish, refuse_existing, sign
+from hepdist.ingest.horizon import label_rule
 from hepdist.ingest.join import read_emr, table_path
 from hepdist.ingest.parallel import Each, as_map, processes
 from hepdist.ingest.pseudonym import Pseudonyms, read_salt
@@ -136,7 +137,8 @@ class Build:
         length = "mm" if any(s.spacing is not None for s in samples) else "source pixels"
         columns = Columns(
             layout, label_names, self.source.multilabel, mask_classes, mask_values, clinical.columns, clinical.sequence, clinical.visits,
-            bool(pictured) and len(pictured) < len(samples), geometry, length,
+            bool(pictured) and len(pictured) < len(samples), geometry,
+            any(s.followup is not None for s in samples), length,
         )  # fmt: skip
         written = self._write(samples, columns)
         for sample in samples:
@@ -273,6 +275,7 @@ class Build:
             normalisation=normalisation,
             fingerprint=facts,
             split_rule=split_rule,
+            label_rule=label_rule(self.spec),
             created_by=f"hepdist {hepdist.__version__}",
         )
 

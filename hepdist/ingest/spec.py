@@ -9,6 +9,7 @@ from annotated_types import Ge, Le, Len
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt, ValidationInfo, field_validator, model_validator
 
 from hepdist.errors import RecipeError
+from hepdist.ingest.emr_columns import number
 from hepdist.spec import Spec, known_keys, parse, unknown_key
 
 
@@ -75,6 +76,18 @@ class IngestSpec(Spec):
     """Visits kept of each patient, the last ones; None: the 95th percentile of their numbers."""
     emr_drop: tuple[str, ...] = ()
     """Columns of the EMR table to leave out, such as the follow-up that tells the label."""
+    event: str | None = None
+    """Column of the EMR table that says how a patient's follow-up ended; with event_values, event_time and horizon it makes the label
+    (hepdist.ingest.horizon). None of these columns becomes a feature."""
+    event_values: tuple[str, ...] = ()
+    """Its values that are the event, such as 1,2; every other value means that the follow-up ended without it."""
+    event_time: str | None = None
+    """Column with the day or date on which it ended, counted like the visits' days; without visits, days since the row."""
+    horizon: PositiveFloat | None = None
+    """Days after the landmark within which the event counts; rows whose follow-up ends sooner without it stay unlabelled."""
+    landmark: tuple[str, ...] = ("0",)
+    """Days after the first visit from which the horizon counts; of the visits those until then are known. Several make several rows
+    a patient, and 'visits' one at each visit."""
     label_rules: str | None = None
     """YAML file of rules that make labels of ICD codes and report texts in the EMR table, or the name of a shipped one ('hepatitis')."""
     keep_unmatched: bool = False
@@ -111,6 +124,8 @@ class IngestSpec(Spec):
         "emr_missing",
         "emr_header",
         "emr_drop",
+        "event_values",
+        "landmark",
         "label_names",
         "unlabelled",
         "classes",
@@ -135,6 +150,26 @@ class IngestSpec(Spec):
             if groups < 1 and info.field_name != "mask_folders":  # where the folder's own name stands in for a group
                 raise ValueError("put the part to keep in parentheses, such as '_([01])\\.png$'")
         return value
+
+    @field_validator("landmark")
+    @classmethod
+    def _days_or_visits(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        days = [number(text) for text in value]
+        if value != ("visits",) and (not value or any(day is None or day < 0 for day in days) or len(set(days)) < len(days)):
+            raise ValueError("give days from 0 on, each once, such as 0,365, or visits")
+        return value
+
+    @model_validator(mode="after")
+    def _whole_horizon(self) -> IngestSpec:
+        parts = {"event": self.event, "event_values": self.event_values, "event_time": self.event_time, "horizon": self.horizon}
+        lacking = [name for name, value in parts.items() if not value]
+        if lacking and len(lacking) < len(parts):
+            raise ValueError(f"a label by horizon needs event=, event_values=, event_time= and horizon=; {lacking[0]} is missing")
+        if not lacking and (self.label is not None or self.label_rules is not None):
+            raise ValueError("event= makes the labels, so that label= and label_rules= can't; leave them out")
+        if not lacking and len(self.label_names) not in (0, 2):
+            raise ValueError("a label by horizon has two classes; give label_names as the one without the event, then the one with it")
+        return self
 
     @model_validator(mode="after")
     def _map_with_key(self) -> IngestSpec:

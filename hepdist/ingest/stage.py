@@ -65,6 +65,8 @@ class Staged:
     """Values by column name, and None where missing."""
     visits: tuple[list[list[float]], list[list[int]], list[float], int] | None = None
     """Values [T][F], missing [T][F], days since the visit before [T], and how many of the T are visits."""
+    followup: tuple[float, bool] | None = None
+    """Days from the row's landmark to the event or the end of the follow-up, and whether it was the event."""
 
     @property
     def shape(self) -> tuple[int, ...]:

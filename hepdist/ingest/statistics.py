@@ -16,6 +16,8 @@ DRAWN = 4_000_000
 """Train voxels behind the intensity percentiles; all of them in small cohorts, else a regular grid of each image."""
 BLOCK = 1 << 22
 """Voxels of a channel that are taken in at a time: in float64 a large volume would need four times its own memory."""
+QUANTILES = 33
+"""Of each EMR column: the least value, the largest, and 31 between them, evenly spaced in rank."""
 
 
 class Moments:
@@ -107,12 +109,12 @@ def counts(
     return found
 
 
-def normalisation_of_emr(samples: Sequence[Staged], emr: Sequence[EMRColumn]) -> dict[str, list[float]]:
-    """Mean and standard deviation over train rows; 0 and 1 for a category, so that normalising leaves it an index."""
+def normalisation_of_emr(samples: Sequence[Staged], emr: Sequence[EMRColumn]) -> dict[str, Any]:
+    """`column_statistics` over train rows."""
     return _moments([[_number(s.emr.get(c.name)) for c in emr] for s in samples if s.split == "train"], emr)
 
 
-def normalisation_of_visits(samples: Sequence[Staged], columns: Sequence[EMRColumn]) -> dict[str, list[float]]:
+def normalisation_of_visits(samples: Sequence[Staged], columns: Sequence[EMRColumn]) -> dict[str, Any]:
     """The same over all visits of train patients."""
     return _moments([visit for s in samples if s.split == "train" for visit in _visits(s)], columns)
 
@@ -136,14 +138,27 @@ def _visits(sample: Staged) -> list[list[float]]:
     return [[np.nan if m else v for v, m in zip(*visit, strict=True)] for visit in zip(values[:steps], missing[:steps], strict=True)]
 
 
-def _moments(rows: Sequence[Sequence[float]], columns: Sequence[EMRColumn]) -> dict[str, list[float]]:
-    values = np.array(rows, np.float32).astype(np.float64).reshape(-1, len(columns))  # as they are stored
+def _moments(rows: Sequence[Sequence[float]], columns: Sequence[EMRColumn]) -> dict[str, Any]:
+    return column_statistics(np.array(rows, np.float32).reshape(-1, len(columns)), columns)
+
+
+def column_statistics(values: np.ndarray, columns: Sequence[EMRColumn]) -> dict[str, Any]:
+    """Mean, standard deviation and quantiles of each column; values: float32[n, F] as they are stored, NaN where missing.
+
+    A category has mean 0 and standard deviation 1, so that normalising leaves it an index; a column without values has zeros.
+    """
+    values = values.astype(np.float64)
     there = ~np.isnan(values)
     number = np.array([column.kind == "number" for column in columns], bool)
     count = np.maximum(there.sum(axis=0), 1)
     mean = np.where(there, values, 0).sum(axis=0) / count
     std = np.sqrt((np.where(there, values - mean, 0) ** 2).sum(axis=0) / count)
-    return {"mean": np.where(number, mean, 0.0).tolist(), "std": np.where(number, std, 1.0).tolist()}
+    steps = np.linspace(0, 1, QUANTILES)
+    quantiles = [
+        np.quantile(column[known], steps).tolist() if known.any() else [0.0] * QUANTILES
+        for column, known in zip(values.T, there.T, strict=True)
+    ]
+    return {"mean": np.where(number, mean, 0.0).tolist(), "std": np.where(number, std, 1.0).tolist(), "quantiles": quantiles}
 
 
 def fingerprint(samples: Sequence[Staged], drawn: Sequence[np.ndarray]) -> dict[str, Any]:

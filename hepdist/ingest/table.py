@@ -1,4 +1,4 @@
-"""An EMR table or FHIR resources as the whole source: samples without an image, one a patient; their values are in `TableSource.table`."""
+"""An EMR table or FHIR resources as the whole source: samples without an image, one a patient (or landmark); their values are in `TableSource.table`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hepdist.ingest.sample import Finding, Sample
 from hepdist.ingest.spec import IngestSpec
 
 AT_ONCE = 1000
-"""Patients of one item."""
+"""Rows of one item."""
 UNSURE = (".txt", ".data")
 """Files of these names are tables where an option says so."""
 
@@ -32,16 +32,16 @@ class TableSource:
         self.label_names = self.table.label_names
         hidden = [Finding(name, "ignored", "hidden-file", "left by an operating system") for name in files.names if is_hidden(name)]
         self.findings: Sequence[Finding] = [*file_findings(self.table, path.name), *self.table.findings, *hidden]
-        told = [(patient, self.table.labels.get(patient)) for patient in self.table.rows]
+        told = [(key, self.table.patients.get(key, key), self.table.labels.get(key)) for key in self.table.rows]
         self.items = [tuple(told[n : n + AT_ONCE]) for n in range(0, len(told), AT_ONCE)]
 
     def __getstate__(self) -> dict[str, Any]:
         """What travels to a reading process: nothing, since an item is all that `read` needs."""
         return {"label_names": self.label_names}
 
-    def read(self, item: tuple[tuple[str, str | None], ...]) -> Iterator[Sample | Finding]:
-        for patient, label in item:
-            yield Sample(key=patient, patient=patient, label=label)
+    def read(self, item: tuple[tuple[str, str, str | None], ...]) -> Iterator[Sample | Finding]:
+        for key, patient, label in item:
+            yield Sample(key=key, patient=patient, label=label)
 
 
 def is_table(files: Files, spec: IngestSpec, visible: Sequence[str]) -> bool:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from hepdist.models.specs import ModelSpec
 
-__all__ = ["Inputs", "build"]
+__all__ = ["LACKING", "Inputs", "build"]
 
 LACKING = {
     "image": "has no images; use model.family=mlp",
@@ -26,7 +26,7 @@ def build(spec: ModelSpec, inputs: Inputs, classes: int) -> nn.Module:
     """The network that `spec` describes for a cohort's inputs, with random weights drawn from torch's generator.
 
     classes: channels of the logits. The module's `inputs` names the batch keys of forward's positional arguments. It returns
-    logits: [b, classes], or [b, classes, *spatial] for segmentation (in training with deep supervision a list of these, finest first).
+    logits: [b, classes] (an ensemble: [b, members, classes]), or [b, classes, *spatial] for segmentation (in training with deep supervision a list of these, finest first).
     Raises RecipeError where the cohort lacks what the family reads.
     """
     for name in spec.reads:

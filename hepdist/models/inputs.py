@@ -22,3 +22,7 @@ class Inputs:
     (days since the visit before) and `sequence_length` int32[b, 1] (visits; padding follows them)."""
     visits: int = 0
     """T."""
+    emr_quantiles: tuple[tuple[float, ...], ...] = ()
+    """Of each EMR column among the train rows, evenly spaced from the least to the largest, in normalised units."""
+    sequence_quantiles: tuple[tuple[float, ...], ...] = ()
+    """The same of the visits' features, among all visits of train rows."""

@@ -77,11 +77,14 @@ class Manifest:
     """By split: {'rows', 'patients', 'classes': {name: rows}}; 'audit': {outcome or check: files}. A cohort in bricks has 'volumes' beside
     'rows', and its classes count volumes."""
     normalisation: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """From train rows only. image: {'mean': [C], 'std': [C]}; emr: {'mean': [F], 'std': [F]} over values that are there."""
+    """From train rows only. image: {'mean': [C], 'std': [C]}; emr and sequence: {'mean': [F], 'std': [F], 'quantiles': [F][33]} over
+    values that are there."""
     fingerprint: dict[str, Any] = field(default_factory=dict)
     """Facts of the data that defaults come from: median spacing and shape, intensity percentiles, ..."""
     split_rule: dict[str, Any] = field(default_factory=dict)
     """{'kind': 'hash' | 'official', 'ratio': [6, 2, 2], 'stratified': bool}."""
+    label_rule: dict[str, Any] = field(default_factory=dict)
+    """Where labels come from follow-up: {'horizon_days': float, 'landmarks': days after the first visit, or 'visits'}."""
     created_by: str = ""
     schema_version: int = SCHEMA_VERSION
 

@@ -182,7 +182,7 @@ def open_split(cohort: str, split: str) -> SplitReader:
 
 
 INPUTS = {
-    "image": ("image",),
+    "image": ("image", "image_missing"),
     "emr": ("emr", "emr_missing"),
     "sequence": ("sequence", "sequence_missing", "sequence_gap", "sequence_length"),
 }
@@ -196,7 +196,9 @@ POSITION = ("brick", "offset", "original_shape")
 def columns_of(recipe: Recipe, manifest: Manifest) -> tuple[str, ...]:
     """The columns that the recipe's model and task read."""
     wanted = ["mask", "spacing"] if recipe.task.kind == "segmentation" else ["label"]
-    for name in recipe.model.reads:
+    if recipe.task.kind == "survival":
+        wanted.append("followup")
+    for name in (*recipe.model.reads, *recipe.model.also_reads):
         wanted += INPUTS[name]
     if scores_volumes(recipe, manifest):
         wanted += POSITION

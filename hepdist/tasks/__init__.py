@@ -50,6 +50,14 @@ def build(recipe: Recipe, manifest: Manifest) -> Task:
         from hepdist.tasks.classification import Classification
 
         return Classification(recipe, manifest)
+    if recipe.task.kind == "survival":
+        if "followup" not in manifest.fields:
+            raise RecipeError(
+                "recipe key 'task.kind' is 'survival', but the cohort has no follow-up; ingest it with event=COLUMN and horizon=DAYS"
+            )
+        from hepdist.tasks.survival import Survival
+
+        return Survival(recipe, manifest)
     for key, given in (("ordinal", recipe.task.ordinal), ("focal", recipe.task.focal)):
         if given:
             raise RecipeError(f"recipe key 'task.{key}' is for classification; leave it out")

@@ -40,7 +40,10 @@ class Classification:
         self.class_weights = _class_weights(manifest) if recipe.task.class_weights == "balanced" else None
 
     def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-        """That of the logits; from a model with auxiliary heads, plus AUXILIARY times that of each further list entry."""
+        """That of the logits; from a model with auxiliary heads, plus AUXILIARY times that of each further list entry.
+
+        An ensemble's logits are [b, members, K]: each member learns as if it were alone.
+        """
         label = batch["label"]
         target = self._target(label)
         if "mixed_share" in batch:  # augment's mixup or cutmix
@@ -48,7 +51,8 @@ class Classification:
             target = share * target + (1 - share) * self._target(batch["mixed_label"])
         outputs = forward(model, batch)
         if isinstance(outputs, Tensor):
-            return self._loss(outputs.float(), target)
+            members = outputs.float().unbind(1) if outputs.ndim == 3 else [outputs.float()]
+            return torch.stack([self._loss(logits, target) for logits in members]).mean(0)
         main, *others = [self._loss(logits.float(), target) for logits in outputs]
         return main + AUXILIARY * torch.stack(others).sum(0) if others else main
 
@@ -86,7 +90,9 @@ class Classification:
     def _probability(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
         logits = forward(model, batch)
         assert isinstance(logits, Tensor)  # auxiliary heads answer in training only
-        return logits.float().sigmoid() if self.multilabel else self._log_probability(logits.float()).exp()
+        flat = logits.float().flatten(0, -2)
+        probability = (flat.sigmoid() if self.multilabel else self._log_probability(flat).exp()).reshape(logits.shape)
+        return probability.mean(1) if probability.ndim == 3 else probability  # an ensemble's is its members' mean
 
     def score(self, rows: dict[str, np.ndarray]) -> dict[str, float]:
         """auroc (binary; else the mean over classes, one against the rest), accuracy (arg max, or 0.5 a finding) and loss.

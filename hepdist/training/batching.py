@@ -8,9 +8,11 @@ Batch = dict[str, torch.Tensor]
 
 
 def weigh(batch: Batch) -> Batch:
-    """Add `weight` float32[b]: 1 for a row that counts, 0 for one without the class label that it should have."""
+    """Add `weight` float32[b]: 1 for a row that counts, 0 for one without the class label or the follow-up that it should have."""
     weight = torch.ones(len(batch["row"]), device=batch["row"].device)
-    if "label" in batch and batch["label"].ndim == 1:
+    if "followup" in batch:
+        weight = (batch["followup"][:, 0] > 0).to(weight.dtype)
+    elif "label" in batch and batch["label"].ndim == 1:
         weight = (batch["label"] >= 0).to(weight.dtype)
     return {**batch, "weight": weight}
 

@@ -12,7 +12,6 @@ from hepdist.training.engine import gathered
 class EMA:
     """Average of the parameters, updated after each optimiser step (Polyak & Juditsky, 1992).
 
-    The decay rises as (1 + step) / (10 + step) to its end value, so that the first random weights are soon forgotten.
     Kept in fp32 on the engine's device; in stage 3 the parameters are gathered for each update.
     """
 
@@ -25,7 +24,7 @@ class EMA:
     @torch.no_grad()
     def update(self, step: int) -> None:
         """`step`: optimiser steps taken before this one."""
-        decay = min(self.decay, (1 + step) / (10 + step))
+        decay = decay_at(self.decay, step)
         parameters = list(self.engine.module.parameters())
         with gathered(self.engine, parameters):
             torch._foreach_lerp_(list(self.average.values()), [p.detach().float() for p in parameters], 1 - decay)
@@ -36,3 +35,8 @@ class EMA:
     def load(self, state: dict[str, torch.Tensor]) -> None:
         for name, tensor in self.average.items():
             tensor.copy_(state[name])
+
+
+def decay_at(decay: float, step: int) -> float:
+    """The decay rises as (1 + step) / (10 + step) to its end value, so that the first random weights are soon forgotten."""
+    return min(decay, (1 + step) / (10 + step))

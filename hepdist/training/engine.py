@@ -24,7 +24,7 @@ def build_engine(model: nn.Module, recipe: Recipe, micro_batch: int, device: tor
     """
     deepspeed = import_deepspeed(device)
     optim, train = recipe.optim, recipe.train
-    adamw = torch.optim.AdamW(_decay_groups(model, optim.weight_decay), lr=optim.lr, betas=(optim.beta1, optim.beta2), fused=True)
+    adamw = torch.optim.AdamW(decay_groups(model, optim.weight_decay), lr=optim.lr, betas=(optim.beta1, optim.beta2), fused=True)
     config = {
         "train_micro_batch_size_per_gpu": micro_batch,
         "gradient_accumulation_steps": 1,  # the loop says where a step ends: its last batch of an epoch may be short
@@ -54,7 +54,7 @@ def import_deepspeed(device: torch.device) -> Any:
     return deepspeed
 
 
-def _decay_groups(model: nn.Module, decay: float) -> list[dict[str, Any]]:
+def decay_groups(model: nn.Module, decay: float) -> list[dict[str, Any]]:
     """Weight decay on matrices and kernels, none on biases and norm scales, which it would only shrink."""
     named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
     groups = [

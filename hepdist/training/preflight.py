@@ -7,6 +7,7 @@ from pathlib import Path
 
 from hepdist.cluster import Cluster
 from hepdist.errors import RecipeError, RunError
+from hepdist.models import LACKING
 from hepdist.recipe import Recipe
 from hepdist.shards.manifest import Manifest
 
@@ -28,13 +29,19 @@ def fits_cohort(recipe: Recipe, manifest: Manifest) -> None:
         raise RecipeError(
             f"recipe key 'data.normalise' is 'image', but cohort '{cohort}' is in bricks, and neighbours would differ where they overlap; use data.normalise=cohort"
         )
+    if kind == "survival" and "followup" not in manifest.fields:
+        raise RecipeError(
+            f"recipe key 'task.kind' is 'survival', but cohort '{cohort}' has no follow-up; ingest it with event=COLUMN and horizon=DAYS"
+        )
     if kind == "segmentation" and "mask" not in manifest.fields:
         raise RecipeError(f"recipe key 'task.kind' is 'segmentation', but cohort '{cohort}' has no masks")
-    if recipe.data.emr and not manifest.emr:
-        raise RecipeError(f"recipe key 'data.emr' is true, but cohort '{cohort}' has no EMR columns; ingest it with emr=TABLE.csv")
-    if recipe.model.family != "mlp" and "image" not in manifest.fields:
+    for name in recipe.model.reads:
+        if name not in manifest.fields:
+            raise RecipeError(f"recipe key 'model.family' is '{recipe.model.family}', but cohort '{cohort}' {LACKING[name]}")
+    if recipe.model.reads == ("image",) and "image_missing" in manifest.fields:
         raise RecipeError(
-            f"recipe key 'model.family' is '{recipe.model.family}', but cohort '{cohort}' has no images; use model.family=mlp"
+            f"recipe key 'model.family' is '{recipe.model.family}', but some rows of cohort '{cohort}' have no image; use model.family=fusion,"
+            " or ingest without keep_unmatched"
         )
     if "image" in manifest.fields:
         axes = len(manifest.fields["image"].shape) - 1

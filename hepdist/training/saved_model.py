@@ -45,13 +45,23 @@ class Signature:
     def inputs(self) -> Inputs:
         fields = self.fields
         image = fields["image"].shape if "image" in fields else ()
-        return Inputs(image, self.emr, self.sequence, fields["sequence"].shape[0] if "sequence" in fields else 0)
+        visits = fields["sequence"].shape[0] if "sequence" in fields else 0
+        emr, sequence = (_quantiles(self.normalisation.get(name, {})) for name in ("emr", "sequence"))
+        return Inputs(image, self.emr, self.sequence, visits, emr, sequence)
+
+
+def _quantiles(stats: dict[str, Any]) -> tuple[tuple[float, ...], ...]:
+    """Those of the manifest's normalisation, in normalised units; empty where an older cohort lacks them."""
+    found = zip(stats.get("quantiles", ()), stats.get("mean", ()), stats.get("std", ()), strict=False)
+    return tuple(tuple((value - mean) / (std or 1.0) for value in values) for values, mean, std in found)
 
 
 def build_model(recipe: Recipe, signature: Signature) -> nn.Module:
     """The recipe's network for data of this signature, initialised from train.seed."""
     torch.manual_seed(recipe.train.seed)
     classes = len(signature.fields["mask"].classes) if recipe.task.kind == "segmentation" else len(signature.label_names)
+    if recipe.task.kind == "survival":
+        classes = recipe.task.intervals
     return build(recipe.model, signature.inputs, classes)
 
 

@@ -15,6 +15,7 @@ import torch.distributed as dist
 from hepdist.augment import normalise
 from hepdist.place import absolute
 from hepdist.recipe import Recipe
+from hepdist.shards.format import TensorField
 from hepdist.shards.manifest import Manifest
 from hepdist.shards.plan import Plan
 from hepdist.shards.read import columns_of, scores_volumes
@@ -121,11 +122,11 @@ def work(config: dict[str, Any]) -> None:
 
 
 def example_inputs(inputs: tuple[str, ...], signature: Signature, device: torch.device) -> tuple[torch.Tensor, ...]:
-    """Zeros of one sample, as the model's forward takes them after normalisation."""
-    fields = signature.fields
-    return tuple(
-        torch.zeros(1, *fields[name].shape, dtype=torch.uint8 if name == "emr_missing" else torch.float32, device=device) for name in inputs
-    )
+    """Zeros of one sample, as the model's forward takes them after normalisation; masks and lengths keep the type that they are stored in."""
+    fields = {"image_missing": TensorField("image_missing", "uint8", (1,)), **signature.fields}  # normalise adds it to every image
+    real = ("image", "emr", "sequence", "sequence_gap")
+    dtypes = {name: torch.float32 if name in real else getattr(torch, fields[name].dtype) for name in inputs}
+    return tuple(torch.zeros(1, *fields[name].shape, dtype=dtypes[name], device=device) for name in inputs)
 
 
 def _import_while_waiting() -> None:
@@ -141,7 +142,7 @@ def _newest_checkpoint(folder: Path, rank: int) -> Path | None:
 
 
 def _truth(batch: Batch) -> dict[str, np.ndarray]:
-    return {name: batch[name].cpu().numpy() for name in ("row", "label") if name in batch}
+    return {name: batch[name].cpu().numpy() for name in ("row", "label", "followup") if name in batch}
 
 
 def _gather(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:

@@ -15,6 +15,7 @@ from hepdist.models.specs.fusion import FusionSpec
 from hepdist.models.specs.inception import InceptionSpec
 from hepdist.models.specs.mlp import MLPSpec
 from hepdist.models.specs.resnet import ResNetSpec
+from hepdist.models.specs.rnn import RNNSpec
 from hepdist.models.specs.unet import UNetSpec
 from hepdist.models.specs.vnet import VNetSpec
 from hepdist.spec import parse
@@ -28,6 +29,7 @@ __all__ = [
     "InceptionSpec",
     "MLPSpec",
     "ModelSpec",
+    "RNNSpec",
     "Range",
     "ResNetSpec",
     "UNetSpec",
@@ -44,6 +46,7 @@ FAMILIES: dict[str, type[ModelSpec]] = {
     "unet": UNetSpec,
     "vnet": VNetSpec,
     "mlp": MLPSpec,
+    "rnn": RNNSpec,
     "fusion": FusionSpec,
 }
 

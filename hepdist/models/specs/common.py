@@ -47,3 +47,8 @@ class ModelSpec(Spec):
     def reads(self) -> tuple[str, ...]:
         """What the network needs of a cohort: some of 'image', 'emr', 'sequence'."""
         return ("image",)
+
+    @property
+    def also_reads(self) -> tuple[str, ...]:
+        """What it takes besides, where the cohort has it."""
+        return ()

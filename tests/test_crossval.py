@@ -1,0 +1,113 @@
+"""Cross-validation by patient: folds keep patients whole, statistics come from the train rows alone, and comparisons are paired."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import t
+from sklearn.metrics import roc_auc_score
+
+from hepdist.errors import RecipeError
+from hepdist.evaluation.crossval import FoldScores, compare, crossval, folds_of
+from hepdist.ingest import ingest
+from hepdist.recipe import Recipe
+from hepdist.shards.manifest import Manifest
+from hepdist.spec import parse
+from hepdist.training.local import as_train_split, load_rows
+
+CASES = 48
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory) -> Path:
+    """Visits of 48 patients, a row at each; the event comes sooner where alt is high and rising; sex never changes."""
+    folder, rng = tmp_path_factory.mktemp("crossval"), np.random.default_rng(0)
+    lines = ["patient_id,day,sex,alt [U/L],until,end"]
+    for patient in range(CASES):
+        high = patient % 2
+        until, end = (260 + patient, "dead") if high else (900, "alive")
+        lines += [
+            f"p{patient},{day},{'fm'[patient % 4 // 2]},{30 + 40 * high + 0.05 * day * high + rng.normal(0, 8):.1f},{until},{end}"
+            for day in range(0, 60 * int(rng.integers(1, 5)), 60)
+        ]
+    (folder / "visits.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    salt = folder / "salt"
+    salt.write_text("a salt for tests, 32 bytes long.")
+    rule = ["event=end", "event_values=dead", "event_time=until", "horizon=365", "landmark=visits", f"salt={salt}"]
+    ingest(str(folder / "visits.csv"), str(folder / "cohort"), rule)
+    return folder / "cohort"
+
+
+def recipe(cohort: Path, **sections) -> Recipe:
+    values = {
+        "name": "cv", "runs": str(cohort.parent / "runs"), "data": {"cohort": str(cohort), "emr": True}, "task": {"kind": "classification"},
+        "model": {"family": "rnn", "width": 8, "numbers": "quantile", "members": 2}, "optim": {"lr": 0.01, "ema": 0.9},
+        "train": {"epochs": 4, "global_batch": 16}, "evaluation": {"bootstrap": 50},
+    }  # fmt: skip
+    return parse(Recipe, {**values, **sections})
+
+
+def test_every_row_is_predicted_once_a_repeat_by_a_model_that_never_saw_its_patient(cohort):
+    folder = crossval(recipe(cohort), folds=3, repeats=2)
+    table, result = pd.read_parquet(folder / "predictions.parquet"), json.loads((folder / "result.json").read_text())
+    rows = sum(Manifest.load(cohort).rows(split) for split in ("train", "val", "test"))
+    assert table.groupby("repeat")["sample_id"].nunique().tolist() == [rows, rows] and len(table) == 2 * rows
+    assert (table.groupby(["repeat", "patient"])["fold"].nunique() == 1).all()
+    assert not (table[table.repeat == 0].set_index("sample_id")["fold"] == table[table.repeat == 1].set_index("sample_id")["fold"]).all()
+    labelled = table[table["label"].notna()]
+    by_fold = [roc_auc_score(g["label"].astype(int), g["probability_1"]) for _, g in labelled.groupby(["repeat", "fold"])]
+    assert result["auroc"] == pytest.approx(np.mean(by_fold)) and result["auroc"] > 0.9
+    assert result["auroc_ci"][0] <= result["auroc"] <= result["auroc_ci"][1]
+    assert result["patients"] == CASES
+
+
+def test_the_same_recipe_gives_the_same_predictions_and_survival_is_scored_alike(cohort):
+    once, again = (pd.read_parquet(crossval(recipe(cohort), 2, 1) / "predictions.parquet") for _ in range(2))
+    pd.testing.assert_frame_equal(once, again)
+    hazards = recipe(cohort, name="hazards", task={"kind": "survival", "intervals": 4})
+    assert json.loads((crossval(hazards, 2, 1) / "result.json").read_text())["auroc"] > 0.9
+
+
+def test_statistics_of_a_fold_come_from_its_train_rows_alone(cohort):
+    manifest = Manifest.load(cohort)
+    rows = load_rows(recipe(cohort), manifest)
+    chosen = np.flatnonzero(rows.arrays["label"] >= 0)[::2]
+    known = as_train_split(manifest, rows, chosen)
+    there = rows.arrays["sequence_missing"][chosen] == 0
+    values = rows.arrays["sequence"][chosen][there]
+    assert known.normalisation["sequence"]["mean"] == pytest.approx([values.mean()])
+    assert (
+        known.normalisation["sequence"]["quantiles"][0][0] == values.min()
+        and known.normalisation["sequence"]["quantiles"][0][-1] == values.max()
+    )
+    labels = rows.arrays["label"][chosen]
+    assert known.counts["train"]["classes"] == {"no event": (labels == 0).sum(), "event": (labels == 1).sum()}
+
+
+def test_folds_keep_patients_whole_and_classes_even():
+    patient = np.repeat([f"p{i}" for i in range(60)], 3)
+    label = np.repeat(np.arange(60) % 4 == 0, 3).astype(np.int64)
+    fold = folds_of(patient, label, 5, seed=1)
+    assert all(len(set(fold[patient == p])) == 1 for p in set(patient))
+    assert [label[fold == k].sum() for k in range(5)] == [9] * 5
+    assert np.array_equal(fold, folds_of(patient, label, 5, seed=1)) and not np.array_equal(fold, folds_of(patient, label, 5, seed=2))
+    with pytest.raises(RecipeError, match=r"^2 patients can't fill 5 folds; ask for fewer$"):
+        folds_of(patient[:6], label[:6], 5, seed=1)
+
+
+def test_the_corrected_t_test_widens_the_variance_by_the_test_share():
+    rng = np.random.default_rng(0)
+    one, other = (
+        FoldScores({"auroc": rng.normal(mean, 0.02, 15)}, {"auroc": rng.normal(mean, 0.01, 500)}, 100, 100, 1 / 4) for mean in (0.9, 0.85)
+    )
+    found = compare(one, other)
+    d = one.by_fold["auroc"] - other.by_fold["auroc"]
+    statistic = d.mean() / math.sqrt((1 / 15 + 1 / 4) * d.var(ddof=1))
+    assert found.mean == pytest.approx(d.mean()) and found.p == pytest.approx(2 * t.sf(statistic, 14))
+    assert found.t_low < found.mean < found.t_high and found.low < found.high
+    assert compare(one, one).p == 1.0
