@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+
+from hepdist.models.specs.common import Activation, Norm
 
 CONV: dict[int, Any] = {2: nn.Conv2d, 3: nn.Conv3d}
 TRANSPOSED: dict[int, Any] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
@@ -23,13 +30,59 @@ def convolution(dims: int, inputs: int, outputs: int, kernel: int = 3, stride: i
     return CONV[dims](inputs, outputs, kernel, stride=stride, padding=kernel // 2, bias=False)
 
 
-def normalisation(kind: str, dims: int, channels: int) -> nn.Module:
+def normalisation(kind: Norm, dims: int, channels: int) -> nn.Module:
     """`instance`, `group` (8 groups, fewer where they don't divide the channels) or `syncbatch`; all with scale and shift."""
     if kind == "instance":
         return INSTANCE[dims](channels, affine=True)
     if kind == "group":
         return nn.GroupNorm(math.gcd(GROUPS, channels), channels)
     return SyncBatchNorm(channels)
+
+
+def activation(kind: Activation, channels: int = 1) -> nn.Module:
+    """The non-linearity of that name; it may write into its input, so give it the outcome of a norm or a sum.
+
+    leaky_relu has slope 0.01 (nnU-Net); prelu (He et al., 2015) learns a slope for each of `channels`, or one for all, from 0.25.
+    """
+    if kind == "relu":
+        return nn.ReLU(inplace=True)
+    if kind == "leaky_relu":
+        return nn.LeakyReLU(0.01, inplace=True)
+    if kind == "elu":
+        return nn.ELU(inplace=True)
+    if kind == "prelu":
+        return nn.PReLU(channels)
+    return nn.GELU() if kind == "gelu" else nn.SiLU()
+
+
+def checkpointed(module: nn.Module, *inputs: Tensor) -> Any:
+    """module(*inputs), which keeps only its inputs for the backward pass and computes the rest a second time (Chen et al., 2016).
+
+    Same outputs, gradients, dropout and running statistics; less memory for about a third more time. Without gradients nothing changes.
+    """
+    if not torch.is_grad_enabled():
+        return module(*inputs)
+    norms = [m for m in module.modules() if isinstance(m, _BatchNorm)]
+    if not norms:
+        return checkpoint(module, *inputs, use_reentrant=False)
+    return checkpoint(module, *inputs, use_reentrant=False, context_fn=partial(_contexts, norms))
+
+
+def _contexts(norms: list[_BatchNorm]) -> tuple[contextlib.AbstractContextManager[None], contextlib.AbstractContextManager[None]]:
+    """What surrounds the first and the second computation: the second must not count the batch once more."""
+    return contextlib.nullcontext(), _untracked(norms)
+
+
+@contextlib.contextmanager
+def _untracked(norms: list[_BatchNorm]) -> Iterator[None]:
+    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:
+        norm.momentum, norm.num_batches_tracked = 0.0, None
+    try:
+        yield
+    finally:
+        for norm, (momentum, counter) in zip(norms, before, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, counter
 
 
 class SyncBatchNorm(nn.SyncBatchNorm):
