@@ -46,7 +46,7 @@ class Scorer:
 
         reader = self.readers[split]
         arrays = reader.arrays(rows, columns_of(self.recipe, reader.manifest))
-        tensors = {name: _tensor(values).to(self.device) for name, values in arrays.items()}
+        tensors = {name: _tensor(values).to(self.device) for name, values in {**arrays, "row": rows}.items()}
         predicted = self.task.predict(self.model, normalise(tensors, self.recipe.data.normalise, self.signature.normalisation), extras)
         label = {"label": arrays["label"]} if "label" in arrays else {}
         return {"row": rows, **label, **predicted}

@@ -190,7 +190,7 @@ INPUTS = {
 
 def columns_of(recipe: Recipe, manifest: Manifest) -> tuple[str, ...]:
     """The columns that the recipe's model and task read."""
-    wanted = ["mask", "spacing"] if recipe.task.kind == "segmentation" else ["label"]
+    wanted = {"segmentation": ["mask", "spacing"], "restoration": []}.get(recipe.task.kind, ["label"])
     for name in recipe.model.reads:
         wanted += INPUTS[name]
     return tuple(c for c in wanted if c in manifest.fields or c == "label")

@@ -51,8 +51,14 @@ class Signature:
 def build_model(recipe: Recipe, signature: Signature) -> nn.Module:
     """The recipe's network for data of this signature, initialised from train.seed."""
     torch.manual_seed(recipe.train.seed)
-    classes = len(signature.fields["mask"].classes) if recipe.task.kind == "segmentation" else len(signature.label_names)
-    return build(recipe.model, signature.inputs, classes)
+    return build(recipe.model, signature.inputs, outputs(recipe, signature))
+
+
+def outputs(recipe: Recipe, signature: Signature) -> int:
+    """Channels of the network's output: those of the image where it is restored, else classes."""
+    if recipe.task.kind == "restoration":
+        return signature.fields["image"].shape[0]
+    return len(signature.fields["mask"].classes) if recipe.task.kind == "segmentation" else len(signature.label_names)
 
 
 def save_model(run: Path, weights: dict[str, torch.Tensor], recipe: Recipe, signature: Signature, samples: int) -> None:

@@ -8,18 +8,34 @@ from __future__ import annotations
 from typing import Any
 
 from hepdist.errors import RecipeError
+from hepdist.models.specs.adversary import AdversarySpec
 from hepdist.models.specs.common import Choice, ModelSpec, Range
 from hepdist.models.specs.fusion import FusionSpec
 from hepdist.models.specs.mlp import MLPSpec
 from hepdist.models.specs.resnet import ResNetSpec
+from hepdist.models.specs.restorer import RestorerSpec
 from hepdist.models.specs.unet import UNetSpec
 from hepdist.spec import parse
 
-__all__ = ["FAMILIES", "Choice", "FusionSpec", "MLPSpec", "ModelSpec", "Range", "ResNetSpec", "UNetSpec", "families_for", "parse_model"]
+__all__ = [
+    "FAMILIES",
+    "AdversarySpec",
+    "Choice",
+    "FusionSpec",
+    "MLPSpec",
+    "ModelSpec",
+    "Range",
+    "ResNetSpec",
+    "RestorerSpec",
+    "UNetSpec",
+    "families_for",
+    "parse_model",
+]
 
 FAMILIES: dict[str, type[ModelSpec]] = {
     "resnet": ResNetSpec,
     "unet": UNetSpec,
+    "restorer": RestorerSpec,
     "mlp": MLPSpec,
     "fusion": FusionSpec,
 }
