@@ -33,7 +33,7 @@ class Scale:
 
     @classmethod
     def of(cls, recipe: Recipe, manifest: Manifest) -> Scale:
-        """Black and white of uint8 are 0 and 255, of other types the 0.5th and 99.5th percentile of train intensities.
+        """From `stored_ends`, as recipe.data.normalise moves them.
 
         Raises RecipeError for data.normalise=image, which leaves no common black and white.
         """
@@ -41,12 +41,7 @@ class Scale:
             raise RecipeError(
                 "recipe key 'data.normalise' is 'image', but restoration measures between one black and one white; use cohort or none"
             )
-        field = manifest.fields["image"]
-        if field.dtype == "uint8":
-            low, high = 0.0, 255.0
-        else:
-            percentiles = manifest.fingerprint["train_intensity_percentiles"]
-            low, high = percentiles["0.5"], percentiles["99.5"]
+        field, (low, high) = manifest.fields["image"], stored_ends(manifest)
         if recipe.data.normalise == "cohort":
             means, stds = manifest.normalisation["image"]["mean"], manifest.normalisation["image"]["std"]
         else:
@@ -68,6 +63,14 @@ class Scale:
         shape = (1, -1, *(1,) * (image.ndim - 2))
         black, white = (torch.tensor(ends, dtype=torch.float32, device=image.device).reshape(shape) for ends in (self.black, self.white))
         return black, white - black
+
+
+def stored_ends(manifest: Manifest) -> tuple[float, float]:
+    """Black and white as images are stored: 0 and 255 of uint8, of other types the 0.5th and 99.5th percentile of train intensities."""
+    if manifest.fields["image"].dtype == "uint8":
+        return 0.0, 255.0
+    percentiles = manifest.fingerprint["train_intensity_percentiles"]
+    return percentiles["0.5"], percentiles["99.5"]
 
 
 def degrade(batch: dict[str, Tensor], spec: DegradeSpec, scale: Scale, seed: int, epoch: int) -> dict[str, Tensor]:
