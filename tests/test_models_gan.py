@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -326,3 +328,12 @@ def test_the_critic_gets_no_gradient_in_the_models_step_and_the_model_gets_its_v
     assert all(p.grad is None for p in critic.parameters())
     assert all(p.requires_grad for p in critic.parameters())
     assert model.model.last.weight.grad.abs().sum() > 0
+
+
+def test_none_of_it_imports_ray_deepspeed_or_monai():
+    code = (
+        "import hepdist.models.restorer, hepdist.models.patchgan, hepdist.tasks.restoration, hepdist.tasks.adversarial, hepdist.tasks.outlining,"
+        " hepdist.augment.degrade, sys; print([m for m in ('ray', 'deepspeed', 'monai', 'skimage', 'scipy') if m in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
