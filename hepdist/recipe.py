@@ -95,13 +95,13 @@ class DegradeSpec(Spec):
 
     @model_validator(mode="after")
     def _ends_in_order(self) -> DegradeSpec:
-        for name in ("photons", "read_noise", "blur", "occlusion"):
+        for name, least, most in (("photons", 1, None), ("read_noise", 0, None), ("blur", 0, None), ("occlusion", 0, 1)):
             low, high = getattr(self, name)
-            if low > high or (name == "photons" and low <= 0) or (name == "occlusion" and high > 1):
-                limits = {"photons": "above 0 and ", "occlusion": "at most 1 and "}.get(name, "")
-                raise ValueError(f"degrade.{name} is [{low:g}, {high:g}]; give two ends {limits}the lower first")
+            if not least <= low <= high or (most is not None and high > most):
+                limits = f"at least {least}" + (f" and at most {most}" if most is not None else "")
+                raise RecipeError(f"recipe key 'degrade.{name}' is [{low:g}, {high:g}]; give two ends of {limits}, the lower one first")
         if len(set(self.kinds)) < len(self.kinds):
-            raise ValueError(f"degrade.kinds is {list(self.kinds)}; name each kind once")
+            raise RecipeError(f"recipe key 'degrade.kinds' is {list(self.kinds)}; name each kind once")
         return self
 
 

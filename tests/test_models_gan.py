@@ -166,7 +166,7 @@ def test_occlusion_is_one_box_of_one_grey_and_of_the_stated_share(shape):
     image, spec = noise(6, *shape) + 10, DegradeSpec(kinds=("occlusion",), occlusion=(0.1, 0.1))
     occluded = degraded_unit(image, "occlusion", spec, positions(6))
     covered = occluded != image
-    assert covered.float().flatten(1).mean(1).numpy() == pytest.approx(0.1, rel=0.05)  # sides are whole pixels
+    assert covered.float().flatten(1).mean(1).numpy() == pytest.approx(0.1, rel=0.07)  # sides are whole pixels
     for one, where in zip(occluded, covered, strict=True):
         assert len(one[where].unique()) == 1
         assert 0 <= one[where][0] < 1
@@ -276,7 +276,9 @@ def test_the_loss_is_zero_for_the_target_and_the_absolute_error_elsewhere():
     ("sections", "sentence"),
     [
         ({"degrade": {}}, r"recipe key 'degrade.kinds' is \[\], but task.kind is restoration; name what to undo, such as degrade.kinds=\[noise\]"),
-        ({"degrade": {"kinds": ["blur"], "blur": [2, 1]}}, r".*degrade.blur is \[2, 1\]; give two ends the lower first"),
+        ({"degrade": {"kinds": ["blur"], "blur": [2, 1]}}, r"recipe key 'degrade.blur' is \[2, 1\]; give two ends of at least 0, the lower one first"),
+        ({"degrade": {"kinds": ["blur"], "occlusion": [0.5, 2]}}, r"recipe key 'degrade.occlusion' is \[0.5, 2\]; give two ends of at least 0 and at most 1, the lower one first"),
+        ({"model": {"family": "restorer", "encoder": [1]}}, "recipe key 'model.decoder' has 2 levels and 'model.encoder' 1; give both the same number"),
         ({"train": {"zero_stage": 3}, "adversary": {}}, "recipe key 'train.zero_stage' is 3, which can't hold two engines, the model's and the critic's; use train.zero_stage=2"),
         ({"task": {"kind": "classification"}, "model": {"family": "resnet"}, "degrade": {}, "adversary": {}}, "recipe key 'adversary' is for restoration and segmentation, but task.kind is classification; set adversary=null"),
     ],

@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from annotated_types import Len
 from pydantic import NonNegativeInt, PositiveInt, model_validator
 
+from hepdist.errors import RecipeError
 from hepdist.models.specs.common import Choice, ModelSpec, Range, Share
 
 Blocks = Annotated[tuple[NonNegativeInt, ...], Len(1, 5)]
