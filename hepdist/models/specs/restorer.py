@@ -37,7 +37,7 @@ class RestorerSpec(ModelSpec):
     @model_validator(mode="after")
     def _as_many_levels_up_as_down(self) -> RestorerSpec:
         if len(self.encoder) != len(self.decoder):
-            raise ValueError(
-                f"model.encoder has {len(self.encoder)} levels and model.decoder {len(self.decoder)}; give both the same number"
+            raise RecipeError(
+                f"recipe key 'model.decoder' has {len(self.decoder)} levels and 'model.encoder' {len(self.encoder)}; give both the same number"
             )
         return self
