@@ -10,7 +10,7 @@ from annotated_types import Ge, Gt, Le
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, field_serializer, field_validator, model_validator
 
 from hepdist.errors import RecipeError
-from hepdist.models.specs import FAMILIES, families_for, parse_model
+from hepdist.models.specs import FAMILIES, AdversarySpec, families_for, parse_model
 from hepdist.spec import Spec, known_keys, parse, unknown_key
 
 Share = Annotated[float, Ge(0), Le(1)]
@@ -32,7 +32,7 @@ class DataSpec(Spec):
 
 
 class TaskSpec(Spec):
-    kind: Literal["classification", "segmentation", "survival"]
+    kind: Literal["classification", "segmentation", "survival", "restoration"]
     """survival: the label is an event within a horizon (event= and horizon= at ingest), and rows censored before it teach too."""
     label_smoothing: Annotated[float, Ge(0), Le(0.5)] = 0.0
     class_weights: Literal["none", "balanced"] = "none"
@@ -51,8 +51,10 @@ class TaskSpec(Spec):
     """Segmentation loss = dice_weight * Dice + (1 - dice_weight) * cross-entropy."""
     boundary_weight: NonNegativeFloat = 0.0
     """Weight of the boundary loss (Kervadec et al., 2019), added to Dice and cross-entropy, which it can't replace; 0 is off."""
+    ssim_weight: Share = 0.2
+    """Restoration loss = ssim_weight * (1 - SSIM) + (1 - ssim_weight) * mean absolute error (Zhao et al., 2017), from black 0 to white 1."""
     select: str = ""
-    """Validation metric that picks the best checkpoint; empty: auroc for classification, dice for segmentation."""
+    """Validation metric that picks the best checkpoint; empty: auroc for classification, dice for segmentation, psnr for restoration."""
 
 
 class AugmentSpec(Spec):
@@ -88,6 +90,36 @@ class AugmentSpec(Spec):
     """Largest box that is overwritten by the image's mean (Zhong et al., 2020), as a share of the image; masks stay as they are."""
     test_flip: tuple[NonNegativeInt, ...] = ()
     """Axes over which predictions are averaged with their mirrored selves, in validation and in test."""
+
+
+Ends = tuple[Annotated[float, Ge(0)], Annotated[float, Ge(0)]]
+
+
+class DegradeSpec(Spec):
+    """What a restoration model undoes. A training sample gets one of `kinds` at a strength between the two ends, both drawn from (seed,
+    epoch, position); a validation or test row gets each of them, drawn from its number alone. Intensities run from black 0 to white 1."""
+
+    kinds: tuple[Literal["noise", "blur", "occlusion"], ...] = ()
+    """For task.kind=restoration, and only for it."""
+    photons: Ends = (30.0, 120.0)
+    """noise: photons expected at white, all ratios as likely; their Poisson variance at intensity x is x / photons."""
+    read_noise: Ends = (0.01, 0.04)
+    """noise: standard deviation of the Gaussian part, equal at all intensities."""
+    blur: Ends = (0.7, 1.5)
+    """blur: standard deviation of a Gaussian, pixels."""
+    occlusion: Ends = (0.03, 0.12)
+    """occlusion: share of the image that a box of one grey covers."""
+
+    @model_validator(mode="after")
+    def _ends_in_order(self) -> DegradeSpec:
+        for name, least, most in (("photons", 1, None), ("read_noise", 0, None), ("blur", 0, None), ("occlusion", 0, 1)):
+            low, high = getattr(self, name)
+            if not least <= low <= high or (most is not None and high > most):
+                limits = f"at least {least}" + (f" and at most {most}" if most is not None else "")
+                raise RecipeError(f"recipe key 'degrade.{name}' is [{low:g}, {high:g}]; give two ends of {limits}, the lower one first")
+        if len(set(self.kinds)) < len(self.kinds):
+            raise RecipeError(f"recipe key 'degrade.kinds' is {list(self.kinds)}; name each kind once")
+        return self
 
 
 class OptimSpec(Spec):
@@ -167,6 +199,9 @@ class Recipe(Spec):
     task: TaskSpec
     model: Any
     augment: AugmentSpec = AugmentSpec()
+    degrade: DegradeSpec = DegradeSpec()
+    adversary: AdversarySpec | None = None
+    """A critic to train the model against, in restoration and segmentation; null: none."""
     optim: OptimSpec = OptimSpec()
     train: TrainSpec = TrainSpec()
     evaluation: EvaluationSpec = EvaluationSpec()
@@ -210,6 +245,15 @@ class Recipe(Spec):
                 raise RecipeError(f"recipe key 'augment.{key}' mixes images, but '{family}' reads EMR columns too; set augment.{key}=0")
         if self.augment.test_flip and "image" not in self.model.reads:
             raise RecipeError(f"recipe key 'augment.test_flip' mirrors images, but '{family}' reads none; leave it empty")
+        if bool(self.degrade.kinds) != (kind == "restoration"):
+            way_out = "name what to undo, such as degrade.kinds=[noise]" if kind == "restoration" else "set degrade.kinds=[]"
+            raise RecipeError(f"recipe key 'degrade.kinds' is {list(self.degrade.kinds)}, but task.kind is {kind}; {way_out}")
+        if self.adversary and kind not in ("restoration", "segmentation"):
+            raise RecipeError(f"recipe key 'adversary' is for restoration and segmentation, but task.kind is {kind}; set adversary=null")
+        if self.adversary and self.train.zero_stage == 3:
+            raise RecipeError(
+                "recipe key 'train.zero_stage' is 3, which can't hold two engines, the model's and the critic's; use train.zero_stage=2"
+            )
         return self
 
     @property

@@ -15,8 +15,9 @@ from hepdist.cluster import connect
 from hepdist.errors import RunError
 from hepdist.evaluation.metrics import choose_threshold
 from hepdist.evaluation.report import write_report
+from hepdist.evaluation.report_restoration import keep_triplets
 from hepdist.evaluation.report_segmentation import EXAMPLES
-from hepdist.evaluation.result import CLASSIFYING, read_result, summarise, write_result
+from hepdist.evaluation.result import CLASSIFYING, RESTORATION, read_result, summarise, write_result
 from hepdist.evaluation.score import Scorer, cases_of, score_splits
 from hepdist.place import absolute
 from hepdist.recipe import Recipe, load_recipe
@@ -99,17 +100,24 @@ def _table(recipe: Recipe, manifest: Manifest, cohort: str, split: str, scored: 
             columns |= {f"label_{k}": scored["label"][:, k] for k in range(scored["label"].shape[1])}
         columns |= {f"probability_{k}": scored["probability"][:, k] for k in range(scored["probability"].shape[1])}
     else:
-        names = manifest.fields["mask"].classes[1:]
-        for what in ("dice", "hd95", "volume_ml", "true_volume_ml"):
+        measured = RESTORATION if recipe.task.kind == "restoration" else ("dice", "hd95", "volume_ml", "true_volume_ml")
+        for what in measured:
             if what in scored:
-                columns |= {f"{what}_{name}": scored[what][:, k] for k, name in enumerate(names)}
+                columns |= {f"{what}_{name}": scored[what][:, k] for k, name in enumerate(_names(recipe, manifest))}
     return pd.DataFrame(columns)
+
+
+def _names(recipe: Recipe, manifest: Manifest) -> tuple[str, ...]:
+    """What scores are by: classes, foreground classes or degradations."""
+    if recipe.task.kind == "restoration":
+        return recipe.degrade.kinds
+    return manifest.label_names if recipe.task.kind in CLASSIFYING else manifest.fields["mask"].classes[1:]
 
 
 def _write(
     folder: Path, recipe: Recipe, manifest: Manifest, tables: dict[str, pd.DataFrame], threshold: float, facts: dict[str, Any]
 ) -> None:
-    names = manifest.label_names if recipe.task.kind in CLASSIFYING else manifest.fields["mask"].classes[1:]
+    names = _names(recipe, manifest)
     part = folder / f".{PREDICTIONS}.part"
     pd.concat(tables.values(), ignore_index=True).to_parquet(part, index=False)
     part.rename(folder / PREDICTIONS)
@@ -192,9 +200,12 @@ def _comparable(recipe: Recipe, own: Manifest, other: Manifest, cohort: str) -> 
 
 
 def _keep_examples(run: Path, recipe: Recipe, cohort: str, tables: dict[str, pd.DataFrame], device: str) -> None:
-    """The predicted masks of the worst, middle and best test cases, for the report's overlays."""
+    """The predicted masks of the worst, middle and best test cases, for the report's overlays; the pictures of a restoration."""
     table = tables.get("test")
-    if recipe.task.kind != "segmentation" or table is None:
+    if recipe.task.kind == "classification" or table is None:
+        return
+    if recipe.task.kind == "restoration":
+        keep_triplets(run, table, recipe.degrade.kinds, Scorer(str(run), cohort, device, threads=1))
         return
     order = np.argsort(table[[c for c in table if str(c).startswith("dice_")]].mean(axis=1).fillna(0).to_numpy())
     middle = len(order) // 2

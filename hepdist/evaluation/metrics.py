@@ -123,6 +123,19 @@ def segmentation_scores(
     return scores
 
 
+def restoration_scores(psnr: Floats, ssim: Floats, psnr_input: Floats, ssim_input: Floats, weight: Floats) -> dict[str, Floats]:
+    """All scores of a restoration model: float[n, D] each, by row and degradation; `_input` are those of the degraded images.
+
+    Every score is the mean over degradations of `<name>_per_class`, the mean over rows; `psnr_gain` and `ssim_gain` are restored minus
+    degraded, paired by row, so that their intervals say whether a model helps.
+    """
+    measured = {"psnr": psnr, "ssim": ssim, "psnr_input": psnr_input, "ssim_input": ssim_input}
+    measured |= {"psnr_gain": psnr - psnr_input, "ssim_gain": ssim - ssim_input}
+    per_class = {name: _column_means(values, np.ones(values.shape, bool), weight) for name, values in measured.items()}
+    scores = {name: values.mean(axis=1) for name, values in per_class.items()}
+    return scores | {f"{name}_per_class": values for name, values in per_class.items()}
+
+
 def decide(probability: Floats, threshold: float) -> NDArray[np.int64]:
     """Class index int64[n]: two classes by `probability[:, 1] >= threshold`, more by the largest."""
     if probability.shape[1] == 2:

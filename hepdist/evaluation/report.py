@@ -15,6 +15,7 @@ from hepdist.evaluation import plots_training
 from hepdist.evaluation.cohort_flow import cohort_flow
 from hepdist.evaluation.provenance import commands, shown_recipe, versions
 from hepdist.evaluation.report_classification import classification_part
+from hepdist.evaluation.report_restoration import restoration_part, restoration_sentence
 from hepdist.evaluation.report_segmentation import segmentation_part
 from hepdist.evaluation.result import CLASSIFYING, read_result
 from hepdist.evaluation.wording import (
@@ -57,9 +58,11 @@ def write_report(run_folder: Path, cohort_folder: str | Path, *, split: str = "t
 
     if task in CLASSIFYING:
         part = classification_part(block, result, predictions, cohort_folder, manifest, result["seed"])
+    elif task == "restoration":
+        part = restoration_part(block, predictions, run_folder)
     else:
         part = segmentation_part(block, predictions, run_folder, cohort_folder, manifest)
-    kind = "segmentation" if task == "segmentation" else "binary" if "specificity" in block else "classes"
+    kind = task if task in ("segmentation", "restoration") else "binary" if "specificity" in block else "classes"
     page = _environment().get_template(REPORT).render(
         name=recipe["name"], cohort=manifest.name, task=task, split=split, noun=noun, block=block, result=result, part=part,
         sentence=_sentence(block, result, noun), headlines=headlines(block, kind),
@@ -88,6 +91,8 @@ def _noun(manifest: Manifest) -> str:
 
 def _sentence(block: dict[str, Any], result: dict[str, Any], noun: str) -> str:
     """The result in words, for who reads no further."""
+    if result["task"] == "restoration":
+        return restoration_sentence(block, noun)
     if result["task"] == "segmentation":
         classes = ", ".join(f"{number(value)} for {name}" for name, value in block["dice_per_class"].items())
         return f"The predicted regions overlap the reference with a mean Dice of {number(block['dice'])} ({span(block['dice_ci'])}): {classes}."
@@ -136,7 +141,8 @@ def _curves(run_folder: Path, recipe: dict[str, Any], task: str) -> list[Figure]
     reports = read_metrics(run_folder)
     if not reports:
         return []
-    select = recipe["task"].get("select") or {"segmentation": "dice", "survival": "concordance"}.get(task, "auroc")
+    usual = {"segmentation": "dice", "survival": "concordance", "restoration": "psnr"}
+    select = recipe["task"].get("select") or usual.get(task, "auroc")
     return [
         (plots_training.loss_plot(reports), "Loss", "Faint: each report; solid: smoothed."),
         (plots_training.score_plot(reports, select), "Validation", f"The circle marks the best {select}, whose weights were scored."),

@@ -16,12 +16,14 @@ from numpy.typing import NDArray
 from hepdist.errors import RunError
 from hepdist.evaluation.bootstrap import Interval, intervals
 from hepdist.evaluation.concordance import concordance
-from hepdist.evaluation.metrics import classification_scores, multilabel_scores, segmentation_scores
+from hepdist.evaluation.metrics import classification_scores, multilabel_scores, restoration_scores, segmentation_scores
 from hepdist.evaluation.provenance import versions
 
 RESULT = "result.json"
 CLASSIFYING = ("classification", "survival")
 """Tasks that predict the probability of each class; of survival the classes are no event and the event within the horizon."""
+RESTORATION = ("psnr", "ssim", "psnr_input", "ssim_input")
+"""What restoration measures on each row and degradation, in the order of `restoration_scores`."""
 
 
 def summarise(
@@ -37,8 +39,8 @@ def summarise(
     """The block of one split: every score under its usual name, and `<name>_ci` [low, high], a 95 % interval over patients.
 
     predictions: the rows of one split, with the columns of predictions.parquet (docs/format.md); rows without a label count in
-    `unlabelled` alone. label_names: class names by index (segmentation: foreground classes); ordinal: they are in order. Scores by class
-    are mappings.
+    `unlabelled` alone. label_names: class names by index (segmentation: foreground classes, restoration: degradations); ordinal: they
+    are in order. Scores by class are mappings.
     `resamples_skipped` names the scores that some resamples could not give. Raises RunError where there is nothing to score.
     """
     table = predictions.to_pandas() if isinstance(predictions, pa.Table) else predictions
@@ -51,6 +53,12 @@ def summarise(
             scores = partial(multilabel_scores, label, probability, threshold=threshold)
         else:
             scores = partial(classification_scores, label, probability, threshold=threshold, ordinal=ordinal)
+    elif task_kind == "restoration":
+        labelled = table
+        measured = [by_class(table, key, label_names) for key in RESTORATION]
+        if any(values is None for values in measured):
+            raise RunError(f"predictions lack the columns psnr_{label_names[0]}, ...; evaluate the run again")
+        scores = partial(restoration_scores, *measured)
     else:
         labelled = table
         dice, hd95, volume, true_volume = (by_class(table, key, label_names) for key in ("dice", "hd95", "volume_ml", "true_volume_ml"))

@@ -57,12 +57,19 @@ MEANINGS = {
     "hd95_infinite_share": Meaning("HD95 undefined", "Share of (case, class) pairs where one side is empty: left out of HD95."),
     "volume_bias_ml": Meaning("Volume bias", "Mean of predicted minus true volume.", unit=" ml", bounded=False),
     "volume_error_ml": Meaning("Volume error", "Mean absolute difference of the volumes.", unit=" ml", bounded=False),
+    "psnr": Meaning("PSNR", "Peak signal-to-noise ratio of the restored image; 6 dB more halve the error.", unit=" dB", bounded=False),
+    "psnr_input": Meaning("PSNR, degraded", "The same of the degraded image that the model was given.", unit=" dB", bounded=False),
+    "psnr_gain": Meaning("PSNR gained", "Restored minus degraded, paired by image; above 0 the model helps.", unit=" dB", bounded=False),
+    "ssim": Meaning("SSIM", "Structural similarity of the restored image and the original; 1 is perfect."),
+    "ssim_input": Meaning("SSIM, degraded", "The same of the degraded image that the model was given."),
+    "ssim_gain": Meaning("SSIM gained", "Restored minus degraded, paired by image; above 0 the model helps.", bounded=False),
 }
 
 HEADLINES = {
     "binary": ("auroc", "balanced_accuracy", "sensitivity", "specificity"),
     "classes": ("auroc", "balanced_accuracy", "accuracy", "ece"),
     "segmentation": ("dice", "hd95"),
+    "restoration": ("psnr", "psnr_gain", "ssim", "ssim_gain"),
 }
 MOST_TILES = 4
 FEW_PATIENTS = 50
@@ -154,7 +161,7 @@ def cautions(block: dict[str, Any], result: dict[str, Any], split: str, noun: st
         found.append(
             f"In {100 * block['hd95_infinite_share']:.1f} % of (case, class) pairs only one of truth and prediction is empty; HD95 leaves them out."
         )
-    main = "dice" if result["task"] == "segmentation" else "auroc"
+    main = {"segmentation": "dice", "restoration": "psnr"}.get(result["task"], "auroc")
     validation = result["split"].get("val", {})
     if split == "test" and validation.get(main) is not None and block.get(main) is not None:
         low, high = validation[f"{main}_ci"], block[f"{main}_ci"]

@@ -195,9 +195,8 @@ POSITION = ("brick", "offset", "original_shape")
 
 def columns_of(recipe: Recipe, manifest: Manifest) -> tuple[str, ...]:
     """The columns that the recipe's model and task read."""
-    wanted = ["mask", "spacing"] if recipe.task.kind == "segmentation" else ["label"]
-    if recipe.task.kind == "survival":
-        wanted.append("followup")
+    own = {"segmentation": ["mask", "spacing"], "survival": ["label", "followup"], "restoration": []}
+    wanted = list(own.get(recipe.task.kind, ["label"]))
     for name in (*recipe.model.reads, *recipe.model.also_reads):
         wanted += INPUTS[name]
     if scores_volumes(recipe, manifest):

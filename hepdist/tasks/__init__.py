@@ -63,8 +63,16 @@ def build(recipe: Recipe, manifest: Manifest) -> Task:
             raise RecipeError(f"recipe key 'task.{key}' is for classification; leave it out")
     if recipe.task.class_weights != "none":
         raise RecipeError("recipe key 'task.class_weights' is for classification; in segmentation Dice already balances, so set it to none")
+    if recipe.task.kind == "restoration":
+        from hepdist.tasks.restoration import Restoration
+
+        return Restoration(recipe, manifest)
     if "mask" not in manifest.fields:
         raise RecipeError("recipe key 'task.kind' is 'segmentation', but the cohort has no masks; ingest it with masks")
+    if recipe.adversary:
+        from hepdist.tasks.outlining import Outlining
+
+        return Outlining(recipe, manifest)
     from hepdist.tasks.segmentation import Segmentation
 
     return Segmentation(recipe, manifest)

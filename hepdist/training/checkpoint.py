@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import torch
 
 SUMS = "sha256.json"
+SOMETIMES = ("ema", "critic", "critic_optimizer")
+"""Tensors of a Checkpoint that only some runs have; each is a file of its name."""
 
 
 @dataclass
@@ -41,6 +43,9 @@ class Checkpoint:
     weights: dict[str, torch.Tensor]
     optimizer: dict[str, torch.Tensor]
     ema: dict[str, torch.Tensor] | None
+    critic: dict[str, torch.Tensor] | None = None
+    """Weights of the adversary's critic, and its optimiser's state."""
+    critic_optimizer: dict[str, torch.Tensor] | None = None
 
 
 def save(folder: Path, checkpoint: Checkpoint, texts: dict[str, str]) -> Path:
@@ -56,8 +61,9 @@ def save(folder: Path, checkpoint: Checkpoint, texts: dict[str, str]) -> Path:
     part.mkdir(parents=True)
     save_file(checkpoint.weights, part / "model.safetensors")
     save_file(checkpoint.optimizer, part / "optimizer.safetensors")
-    if checkpoint.ema is not None:
-        save_file(checkpoint.ema, part / "ema.safetensors")
+    for name in SOMETIMES:
+        if (tensors := getattr(checkpoint, name)) is not None:
+            save_file(tensors, part / f"{name}.safetensors")
     (part / "progress.json").write_text(json.dumps(asdict(checkpoint.progress), indent=1))
     for name, text in texts.items():
         (part / name).write_text(text, encoding="utf-8")
@@ -96,12 +102,12 @@ def load(folder: Path) -> Checkpoint:
     from safetensors.torch import load_file
 
     verify(folder)
-    ema = folder / "ema.safetensors"
+    there = {name: folder / f"{name}.safetensors" for name in SOMETIMES}
     return Checkpoint(
         Progress(**json.loads((folder / "progress.json").read_text())),
         load_file(folder / "model.safetensors"),
         load_file(folder / "optimizer.safetensors"),
-        load_file(ema) if ema.exists() else None,
+        **{name: load_file(path) if path.exists() else None for name, path in there.items()},
     )
 
 

@@ -32,7 +32,7 @@ class Log:
         self.every = max(1, batches // REPORTS_AN_EPOCH)
         self.began = self.last = time.perf_counter()
         self.last_samples, self.last_wait, self.before_s = samples, 0.0, 0.0
-        self.loss = torch.zeros(2, dtype=torch.float64, device=device)
+        self.sums = torch.zeros(3, dtype=torch.float64, device=device)
         self.path = folder / METRICS
         if rank == 0:
             from torch.utils.tensorboard import SummaryWriter
@@ -40,15 +40,29 @@ class Log:
             self.before_s = drop_lines_beyond(self.path, samples)
             self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=samples)
 
-    def step(self, step: int, cursor: int, loss: torch.Tensor, lr: float, waited_s: float, *, report: bool) -> None:
+    def step(
+        self,
+        step: int,
+        cursor: int,
+        loss: torch.Tensor,
+        lr: float,
+        waited_s: float,
+        *,
+        report: bool,
+        critic_loss: torch.Tensor | None = None,
+    ) -> None:
         """loss: this rank's share of the global batch's mean loss; shares add up over ranks. Raises RunError on NaN.
 
+        critic_loss: the same of the adversary's critic, where there is one.
         report: now, whatever the interval; before a checkpoint, so that a resumed run averages over the same steps.
         """
         if self.phases:
             self._started(waited_s)
-        self.loss[0] += loss
-        self.loss[1] += 1
+        self.sums[0] += loss
+        self.sums[1] += 1
+        self.criticised = critic_loss is not None
+        if critic_loss is not None:
+            self.sums[2] += critic_loss
         if report or step % self.every == 0 or cursor % self.rows == 0:
             self._report(step, cursor, lr, waited_s)
 
@@ -62,10 +76,10 @@ class Log:
         self.phases = {}
 
     def _report(self, step: int, cursor: int, lr: float, waited_s: float) -> None:
-        totals = self.loss.clone()
+        totals = self.sums.clone()
         dist.all_reduce(totals)
-        loss = float(totals[0] / self.loss[1])
-        self.loss.zero_()
+        loss, critic_loss = (totals[[0, 2]] / self.sums[1]).tolist()
+        self.sums.zero_()
         now = time.perf_counter()
         seconds = max(1e-9, now - self.last)
         facts = {
@@ -74,6 +88,8 @@ class Log:
             "data_wait_share": round((waited_s - self.last_wait) / seconds, 4),
             "memory_gib": round(peak_memory_gib(self.device), 3), "wall_s": round(self.before_s + now - self.began, 2),
         }  # fmt: skip
+        if self.criticised:
+            facts["critic_loss"] = critic_loss
         self.last, self.last_samples, self.last_wait = now, cursor, waited_s
         self._write(facts, cursor)
         if not torch.isfinite(totals[0]):

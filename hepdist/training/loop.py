@@ -10,10 +10,12 @@ import torch
 import torch.distributed as dist
 
 from hepdist.augment import augment, normalise
+from hepdist.augment.degrade import Scale, degrade
 from hepdist.recipe import Recipe
 from hepdist.shards.plan import Plan
 from hepdist.shards.stream import Stream
 from hepdist.tasks import Task
+from hepdist.training.adversary import Adversary
 from hepdist.training.batching import micro_batches, weigh
 from hepdist.training.checkpoint import Progress
 from hepdist.training.ema import EMA
@@ -37,6 +39,9 @@ class Parts:
     validate: Callable[[], dict[str, float]]
     save: Callable[[Progress, bool], None]
     """Write a checkpoint; True: it is the best so far."""
+    scale: Scale | None = None
+    """Black and white, where the task is to undo degradations."""
+    adversary: Adversary | None = None
 
 
 def train(parts: Parts, progress: Progress) -> None:
@@ -49,13 +54,15 @@ def train(parts: Parts, progress: Progress) -> None:
             lr = learning_rate(recipe.optim, step, plan.steps)
             set_learning_rate(engine, lr)
             batch = augment(normalise(weigh(batch), recipe.data.normalise, parts.statistics), recipe.augment, recipe.train.seed, epoch)
-            loss = optimise(parts, batch, global_rows=stream.cursor - progress.cursor, step=step)
+            if parts.scale:
+                batch = degrade(batch, recipe.degrade, parts.scale, recipe.train.seed, epoch)
+            loss, critic_loss = optimise(parts, batch, global_rows=stream.cursor - progress.cursor, step=step)
             if parts.ema:
                 parts.ema.update(step)
             progress.cursor = stream.cursor  # samples, never steps: a short last batch counts what it holds
             every = recipe.train.checkpoint_every
             save = bool(every) and (step + 1) % every == 0 and progress.cursor % plan.order.rows != 0
-            parts.log.step(step + 1, progress.cursor, loss, lr, stream.waited_s, report=save)
+            parts.log.step(step + 1, progress.cursor, loss, lr, stream.waited_s, report=save, critic_loss=critic_loss)
             if save:
                 parts.save(progress, False)
         if plan.validates(epoch):
@@ -67,13 +74,13 @@ def train(parts: Parts, progress: Progress) -> None:
             parts.save(progress, progress.stale == 0)
 
 
-def optimise(parts: Parts, batch: dict[str, torch.Tensor], global_rows: int, step: int) -> torch.Tensor:
-    """One optimiser step over a worker's part of a global batch; returns its share of the batch's mean loss.
+def optimise(parts: Parts, batch: dict[str, torch.Tensor], global_rows: int, step: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """One optimiser step over a worker's part of a global batch; returns its share of the batch's mean loss, and of the critic's.
 
     The loss is the sum of weighted sample losses over the global weight, so it does not matter how rows fall on workers
     and micro-batches; the factor `world` undoes the engine's average over ranks.
     """
-    engine, world = parts.engine, parts.stream.world
+    engine, adversary, world = parts.engine, parts.adversary, parts.stream.world
     total = batch["weight"].sum()
     added = dist.all_reduce(total, async_op=True)  # not needed before the first loss: no worker waits for another one's augmentation
     micros = micro_batches(batch, largest_part=-(-global_rows // world), micro_batch=parts.recipe.train.micro_batch)
@@ -81,13 +88,16 @@ def optimise(parts: Parts, batch: dict[str, torch.Tensor], global_rows: int, ste
     for index, micro in enumerate(micros):
         torch.manual_seed(hash((parts.recipe.train.seed, step, index, parts.stream.rank)))  # dropout: a function of the place in training
         engine.set_gradient_accumulation_boundary(index == len(micros) - 1)
-        losses = parts.task.loss(engine, micro)
+        losses = adversary.loss(engine, micro, step) if adversary else parts.task.loss(engine, micro)
         added.wait()
-        loss = (losses * micro["weight"]).sum() / total.clamp(min=1.0)
+        portions = micro["weight"] / total.clamp(min=1.0)
+        loss = (losses * portions).sum()
         engine.backward(loss * world, scale_wrt_gas=False)
         share += loss.detach()
+        if adversary:
+            adversary.learn(portions, world, last=index == len(micros) - 1)
     engine.step()
-    return share
+    return share, adversary.step(step) if adversary else None
 
 
 def note(progress: Progress, score: float, higher_is_better: bool, patience: int) -> None:

@@ -70,7 +70,7 @@ def same_experiment(recipe: Recipe, manifest: Manifest, folder: Path) -> None:
     import yaml
 
     before, now = yaml.safe_load(stored.read_text(encoding="utf-8")), json.loads(recipe.model_dump_json())
-    for section in ("task", "model", "augment", "optim"):
+    for section in ("task", "model", "augment", "degrade", "adversary", "optim"):
         if before.get(section) != now[section]:
             raise RunError(f"run '{recipe.name}' was started with another '{section}'; use another name=, or --fresh to start over")
     for key in ("epochs", "seed", "global_batch", "init_from"):

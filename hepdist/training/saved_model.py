@@ -59,10 +59,16 @@ def _quantiles(stats: dict[str, Any]) -> tuple[tuple[float, ...], ...]:
 def build_model(recipe: Recipe, signature: Signature) -> nn.Module:
     """The recipe's network for data of this signature, initialised from train.seed."""
     torch.manual_seed(recipe.train.seed)
-    classes = len(signature.fields["mask"].classes) if recipe.task.kind == "segmentation" else len(signature.label_names)
+    return build(recipe.model, signature.inputs, outputs(recipe, signature))
+
+
+def outputs(recipe: Recipe, signature: Signature) -> int:
+    """Channels of the network's output: those of the image where it is restored, intervals of survival, else classes."""
+    if recipe.task.kind == "restoration":
+        return signature.fields["image"].shape[0]
     if recipe.task.kind == "survival":
-        classes = recipe.task.intervals
-    return build(recipe.model, signature.inputs, classes)
+        return recipe.task.intervals
+    return len(signature.fields["mask"].classes) if recipe.task.kind == "segmentation" else len(signature.label_names)
 
 
 def save_model(run: Path, weights: dict[str, torch.Tensor], recipe: Recipe, signature: Signature, samples: int) -> None:

@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 
 from hepdist.augment import normalise
+from hepdist.augment.degrade import Scale
 from hepdist.place import absolute
 from hepdist.recipe import Recipe
 from hepdist.shards.format import TensorField
@@ -22,15 +23,17 @@ from hepdist.shards.read import columns_of, scores_volumes
 from hepdist.shards.stream import Batch, Stream
 from hepdist.spec import parse
 from hepdist.tasks import build as build_task
+from hepdist.tasks.adversarial import Contested
 from hepdist.tasks.volumes import predict_volumes
 from hepdist.training import checkpoint as checkpoints
 from hepdist.training import engine as engines
 from hepdist.training import transfer
+from hepdist.training.adversary import Adversary
 from hepdist.training.checkpoint import Checkpoint, Progress
 from hepdist.training.ema import EMA
 from hepdist.training.log import Log
 from hepdist.training.loop import Parts, train
-from hepdist.training.saved_model import Signature, build_model, save_model
+from hepdist.training.saved_model import Signature, build_model, outputs, save_model
 
 if TYPE_CHECKING:
     from hepdist.tasks.segmentation import Segmentation
@@ -88,8 +91,14 @@ def work(config: dict[str, Any]) -> None:
         engines.restore(engine, state.weights, state.optimizer, example_inputs(cast("tuple[str, ...]", model.inputs), signature, device))
         if ema and state.ema:
             ema.load(state.ema)
-    phases["engine"] = time.time()
     task = build_task(recipe, manifest)
+    adversary = None
+    if recipe.adversary:
+        contested, image = cast(Contested, task), signature.inputs.image
+        adversary = Adversary(recipe, contested, image, outputs(recipe, signature), plan.steps, recipe.train.micro_batch or largest, device)
+        if state and state.critic and state.critic_optimizer:
+            adversary.restore(state.critic, state.critic_optimizer)
+    phases["engine"] = time.time()
     log = Log(folder, rank, device, progress.cursor, plan.order.rows, plan.order.batches, phases)
     judge = build_model(recipe, signature).to(device).eval()  # a plain copy: the engine's stage does not matter to it
 
@@ -105,7 +114,8 @@ def work(config: dict[str, Any]) -> None:
         return task.score(_gather([task.predict(judge, batch) | _truth(batch) for batch in batches]))
 
     def save(progress: Progress, best: bool) -> None:
-        state = Checkpoint(progress, engines.whole_weights(engine), engines.whole_optimizer(engine), ema.state() if ema else None)
+        critic = adversary.state() if adversary else (None, None)
+        state = Checkpoint(progress, engines.whole_weights(engine), engines.whole_optimizer(engine), ema.state() if ema else None, *critic)
         if rank == 0:
             texts = {"recipe.yaml": recipe.dump(), "normalisation.json": json.dumps(manifest.normalisation, indent=1)}
             if best:
@@ -115,7 +125,8 @@ def work(config: dict[str, Any]) -> None:
         dist.barrier()
 
     try:
-        train(Parts(recipe, plan, manifest.normalisation, engine, task, stream, ema, log, validate, save), progress)
+        scale = Scale.of(recipe, manifest) if recipe.degrade.kinds else None
+        train(Parts(recipe, plan, manifest.normalisation, engine, task, stream, ema, log, validate, save, scale, adversary), progress)
     finally:
         stream.close()  # an executor left to the interpreter's end can lock itself there
         log.close()

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from hepdist.errors import RecipeError
+from hepdist.models.specs.adversary import AdversarySpec
 from hepdist.models.specs.cnn import CNNSpec
 from hepdist.models.specs.common import Choice, ModelSpec, Range
 from hepdist.models.specs.densenet import DenseNetSpec
@@ -15,6 +16,7 @@ from hepdist.models.specs.fusion import FusionSpec
 from hepdist.models.specs.inception import InceptionSpec
 from hepdist.models.specs.mlp import MLPSpec
 from hepdist.models.specs.resnet import ResNetSpec
+from hepdist.models.specs.restorer import RestorerSpec
 from hepdist.models.specs.rnn import RNNSpec
 from hepdist.models.specs.unet import UNetSpec
 from hepdist.models.specs.vnet import VNetSpec
@@ -22,6 +24,7 @@ from hepdist.spec import parse
 
 __all__ = [
     "FAMILIES",
+    "AdversarySpec",
     "CNNSpec",
     "Choice",
     "DenseNetSpec",
@@ -32,6 +35,7 @@ __all__ = [
     "RNNSpec",
     "Range",
     "ResNetSpec",
+    "RestorerSpec",
     "UNetSpec",
     "VNetSpec",
     "families_for",
@@ -45,6 +49,7 @@ FAMILIES: dict[str, type[ModelSpec]] = {
     "cnn": CNNSpec,
     "unet": UNetSpec,
     "vnet": VNetSpec,
+    "restorer": RestorerSpec,
     "mlp": MLPSpec,
     "rnn": RNNSpec,
     "fusion": FusionSpec,
