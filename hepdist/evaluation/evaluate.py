@@ -202,7 +202,7 @@ def _comparable(recipe: Recipe, own: Manifest, other: Manifest, cohort: str) -> 
 def _keep_examples(run: Path, recipe: Recipe, cohort: str, tables: dict[str, pd.DataFrame], device: str) -> None:
     """The predicted masks of the worst, middle and best test cases, for the report's overlays; the pictures of a restoration."""
     table = tables.get("test")
-    if recipe.task.kind == "classification" or table is None:
+    if recipe.task.kind in CLASSIFYING or table is None:
         return
     if recipe.task.kind == "restoration":
         keep_triplets(run, table, recipe.degrade.kinds, Scorer(str(run), cohort, device, threads=1))
