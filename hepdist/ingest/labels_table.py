@@ -12,13 +12,12 @@ from pathlib import PurePosixPath
 from hepdist.errors import IngestError
 from hepdist.ingest.emr_columns import is_missing, plain
 from hepdist.ingest.emr_read import TableFiles, read_records
+from hepdist.ingest.emr_rows import FILE_KEYS, PATIENT_KEYS
 from hepdist.ingest.files import Files, is_hidden
 from hepdist.ingest.sample import Finding
 from hepdist.ingest.spec import IngestSpec
 
-FILE_KEYS = ("file", "filename", "file_name", "image", "image_path", "path", "image_id")
 LABEL_KEYS = ("label", "class", "finding", "diagnosis", "target", "category")
-PATIENT_KEYS = ("patient", "patient_id", "patientid", "subject", "subject_id")
 SITE_KEYS = ("site", "institution", "hospital", "center", "centre")
 DATE_KEYS = ("date", "study_date", "acquisition_date")
 DATES = ("%Y%m%d", "%Y/%m/%d", "%d.%m.%Y", "%B %d, %Y", "%b %d, %Y", "%Y-%m", "%Y")
