@@ -13,8 +13,9 @@ from dicom_files import image, ingested, outcomes, save, segmentation, slices, s
 from pydicom.dataset import FileDataset
 
 from hepdist.ingest.dicom import DicomSource
-from hepdist.ingest.dicom_terms import class_of, is_safe
+from hepdist.ingest.dicom_structures import class_of
 from hepdist.ingest.files import Files
+from hepdist.ingest.vocabulary import is_anatomical
 
 
 @pytest.fixture
@@ -263,9 +264,9 @@ def test_contours_off_the_slices_or_on_every_second_one_are_refused(tmp_path: Pa
 
 def test_only_anatomical_terms_are_told_unless_classes_are_declared() -> None:
     for name in ("liver", "Left Kidney", "portalvein", "livertumor2", "GTV 1", "Hepatic_Vein", "segment 3"):
-        assert is_safe(name)
+        assert is_anatomical(name)
     for name in ("Smith", "Doe_Jane", "liver_17^patient", "liver Smith", "CANARY7f3a", "19720305", "liver 1972", "Wang", "Brown", ""):
-        assert not is_safe(name)
+        assert not is_anatomical(name)
     assert class_of(("Jane", "Liver"), ()) == "Liver"
     assert class_of(("Jane", "LIVER tumor"), ("background", "liver_tumor")) == "liver_tumor"
     assert class_of(("Liver",), ("background", "spleen")) is None

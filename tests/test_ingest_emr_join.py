@@ -11,6 +11,7 @@ import pytest
 from hepdist.errors import IngestError
 from hepdist.ingest.detect import open_source
 from hepdist.ingest.emr import read_table
+from hepdist.ingest.emr_read import TableFiles
 from hepdist.ingest.files import Files
 from hepdist.ingest.join import image_names, match, read_emr
 from hepdist.ingest.pseudonym import Pseudonyms
@@ -29,6 +30,12 @@ def table(tmp_path: Path, text: str = TABLE) -> Path:
 
 def pseudonyms(kind: str, raw: Sequence[str]) -> list[str]:
     return [NAMES.of(kind, key) for key in raw]
+
+
+def placed(path: Path) -> TableFiles:
+    table = TableFiles.at(path)
+    assert table is not None
+    return table
 
 
 def test_rows_find_all_samples_of_their_patient(tmp_path: Path) -> None:
@@ -100,7 +107,7 @@ def test_options_reach_the_table(tmp_path: Path) -> None:
     path = table(tmp_path, "7,0,999,yes\n7,30,5,yes\n8,0,6,no\n")
     (tmp_path / "d.yaml").write_text("key: id\ncolumns: {alt: {unit: U/L}}")
     options = ["emr_header=id,week,alt,ill", "emr_time=week", "emr_missing=999", f"emr_dictionary={tmp_path / 'd.yaml'}", "label=ill"]
-    emr = read_emr(path, parse_options(options))
+    emr = read_emr(placed(path), parse_options(options))
     assert emr.sequences["7"].days.tolist() == [0, 30]
     assert emr.rows["7"] == {"alt": 5.0}  # one value only, so it never changes
     assert emr.labels == {"7": "yes", "8": "no"}
@@ -118,7 +125,7 @@ def test_hcv_alone_is_a_cohort_of_615_patients(shared_data: Path) -> None:
 
 def test_covid_metadata_joins_by_image_with_one_row_an_image(shared_data: Path) -> None:
     options = ["emr_key=image", "label=finding"]
-    emr = read_emr(shared_data / "covid_cxr/metadata.csv", parse_options(options))
+    emr = read_emr(placed(shared_data / "covid_cxr/metadata.csv"), parse_options(options))
     assert len(emr.rows) == 113
     assert sum(f.check == "duplicate-row" for f in emr.findings) == 3  # the three images of two patients
     assert "todo" not in emr.label_names

@@ -10,6 +10,7 @@ import pytest
 
 from hepdist.errors import IngestError
 from hepdist.ingest.emr import read_table
+from hepdist.ingest.emr_read import TableFiles
 from hepdist.ingest.fhir import is_fhir
 
 Resource = dict[str, Any]
@@ -134,6 +135,7 @@ def test_the_identifier_that_names_patients_can_be_chosen(tmp_path: Path, asked:
 
 def test_json_that_is_not_fhir_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text('{"a": 1}')
-    assert not is_fhir(tmp_path / "a.json")
+    table = TableFiles.at(tmp_path / "a.json")
+    assert table is not None and not is_fhir(table)
     with pytest.raises(IngestError, match="holds no FHIR resource of a patient"):
         read_table(bundle(tmp_path, [{"resourceType": "Medication"}]))

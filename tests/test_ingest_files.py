@@ -96,9 +96,10 @@ def test_files_travel_without_their_names_and_read_in_another_process(folder: Pa
 
 def test_a_hash_is_taken_from_who_read_the_file_or_made_anew(folder: Path):
     files = Files(folder)
-    files.know("p1/s1/1.bin", "told")
-    assert files.sha256("p1/s1/1.bin") == "told"
-    assert pickle.loads(pickle.dumps(files)).sha256("p1/s1/1.bin") == hashlib.sha256(b"\1" * 700).hexdigest()
+    files.read("p1/s1/1.bin")
+    (folder / "p1/s1/1.bin").write_bytes(b"\2" * 700)
+    assert files.sha256("p1/s1/1.bin") == hashlib.sha256(b"\1" * 700).hexdigest()  # of what was read
+    assert pickle.loads(pickle.dumps(files)).sha256("p1/s1/1.bin") == hashlib.sha256(b"\2" * 700).hexdigest()
     assert files.sha256("nothing") == ""
 
 

@@ -110,7 +110,7 @@ def test_emr_and_the_model_must_agree(path: Path) -> None:
 
 
 def test_an_unknown_family_is_refused_with_the_known_ones(path: Path) -> None:
-    assert refusal(path, "model.family=resnot").startswith("recipe key 'model.family' is 'resnot': choose one of resnet, unet, ")
+    assert refusal(path, "model.family=resnot").startswith("recipe key 'model.family' is 'resnot': choose one of resnet, densenet, ")
 
 
 def test_a_value_out_of_range_is_refused_with_its_key_and_value(path: Path) -> None:

@@ -229,7 +229,7 @@ def test_training_facts_versions_and_commands_are_shown(classified) -> None:
         "412 samples/s",
         "3.1 % of the time",
         "2.5 min",
-        "2, ZeRO stage 1, fp32",
+        "2, ZeRO stage 0, fp32",
         result["versions"]["torch"],
         result["cohort_sha256"],
     ):

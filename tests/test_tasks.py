@@ -356,7 +356,7 @@ def test_a_larger_image_is_predicted_by_overlapping_windows_that_cover_it():
 def test_windows_count_more_at_their_centre():
     class Ramp(Identity):
         def forward(self, image: Tensor) -> Tensor:
-            return torch.arange(image.shape[-1]).float().expand(len(image), 3, *image.shape[2:])
+            return torch.arange(image.shape[-1]).float().expand(len(image), 3, *image.shape[2:]).clone()
 
     image = torch.zeros(1, 1, 8, 12)
     logits = segmentation(window=(8, 8))._logits(Ramp(), {"image": image})[0, 0, 0]

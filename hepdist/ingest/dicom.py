@@ -51,7 +51,7 @@ class DicomSource:
         """modality: keep this one (CR, DX, DR and RG are one); None: the one most studies have. least_slices: fewer are no
         volume. allow_burned_in: keep secondary captures and images marked BurnedInAnnotation. display: depth of single
         images. frames: of a multi-frame object that is no volume (a cine). classes: of the masks, background first; empty:
-        what the masks are called, where that may be told (dicom_terms). mask_folders: pattern of the folders whose series are
+        what the masks are called, where that may be told (vocabulary.is_anatomical). mask_folders: pattern of the folders whose series are
         masks; None: as dicom_mask_series finds them. skip: names read by another door, such as the EMR table, which then
         appear in no finding. each: like `map`, for the pass over the headers.
         """

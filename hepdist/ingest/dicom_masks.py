@@ -16,7 +16,7 @@ from hepdist.ingest.dicom_mask_series import folder_name
 from hepdist.ingest.dicom_refused import Refused
 from hepdist.ingest.dicom_regions import whole_steps
 from hepdist.ingest.dicom_series import Stack, stack
-from hepdist.ingest.dicom_terms import class_of
+from hepdist.ingest.dicom_structures import class_of
 from hepdist.ingest.sample import Finding
 
 Items = list[ImageItem | VolumeItem]

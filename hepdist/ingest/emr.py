@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from hepdist.errors import IngestError
 from hepdist.ingest.emr_columns import in_order
 from hepdist.ingest.emr_dictionary import Dictionary
 from hepdist.ingest.emr_features import Feature, declare
-from hepdist.ingest.emr_read import Records, read_records
+from hepdist.ingest.emr_read import Records, TableFiles, read_records
 from hepdist.ingest.emr_rows import Roles, Row, column_index, roles_of, rows_in_use, whole_rows, with_days
 from hepdist.ingest.emr_sequence import Visits
 from hepdist.ingest.emr_values import features_of, values_of
@@ -41,8 +42,8 @@ class EMRTable:
     """Rows, columns and cells left out or changed, as 'TABLE#row', 'TABLE#column' and 'TABLE#row.column'."""
     numbers: dict[str, int] = field(default_factory=dict)
     """Number of each patient's first row, from 1 for the first below the header."""
-    files: dict[str, Path] = field(default_factory=dict)
-    """What was read, by name, for the audit."""
+    files: dict[str, str] = field(default_factory=dict)
+    """SHA-256 of the files that were read, by name, for the audit."""
     by_row: bool = False
     """No column names the patient, so each row is one."""
     starts: dict[str, float] = field(default_factory=dict)
@@ -58,7 +59,7 @@ class EMRTable:
 
 
 def read_table(
-    path: Path | str,
+    source: TableFiles | Path | str,
     *,
     patient_key: str | None = None,
     label: str | None = None,
@@ -74,7 +75,7 @@ def read_table(
     kind: str = "patient",
     by_row: bool = False,
 ) -> EMRTable:
-    """Read a CSV, TSV, Parquet or Excel table, or FHIR R4 resources (a Bundle, NDJSON, or a folder of them).
+    """Read a CSV, TSV, Parquet or Excel table, or FHIR R4 resources (a Bundle, NDJSON, or a folder of them), at a path or URI.
 
     patient_key: column that names the patient, or 'row' where each row is one; None: the first of the usual names; for FHIR see
     `read_fhir`. kind: what the rows are of, 'patient', 'study' or 'image'. by_row: where no column names the patient, each row is
@@ -85,11 +86,13 @@ def read_table(
     'none'; None: a column of such a name, where a patient has several rows. keep_texts: columns to give in `texts`, no features; rules: so are those that they read.
     What these don't say, the dictionary may. Raises IngestError where the table as a whole can't be used.
     """
-    path, dictionary = Path(path), dictionary or Dictionary()
-    if is_fhir(path):
-        records, patient_key = read_fhir(path, patient_key), PATIENT
+    table, dictionary = source if isinstance(source, TableFiles) else TableFiles.at(source), dictionary or Dictionary()
+    if table is None:
+        raise IngestError("the EMR table does not exist; give the path or URI of a CSV, TSV, Parquet or Excel file")
+    if is_fhir(table):
+        records, patient_key = read_fhir(table, patient_key), PATIENT
     else:
-        records = read_records(path, tuple(header) or dictionary.header)
+        records = read_records(table, tuple(header) or dictionary.header)
     names, findings = records.names, records.findings
     roles = roles_of(names, dictionary, patient_key, label, time, kind, by_row)
     rows = whole_rows(records, roles, frozenset(missing) | frozenset(dictionary.missing), findings)

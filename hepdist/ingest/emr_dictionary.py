@@ -11,6 +11,7 @@ from pydantic import field_validator, model_validator
 from hepdist.errors import IngestError
 from hepdist.ingest.emr_columns import name_and_unit, plain
 from hepdist.ingest.emr_units import ANALYTES, Analyte, analyte_of, factor
+from hepdist.ingest.files import file_at
 from hepdist.spec import Spec, parse
 
 
@@ -91,11 +92,13 @@ class Dictionary(Spec):
 
 def load_dictionary(path: Path | str) -> Dictionary:
     """Raises IngestError where there is no such YAML file, RecipeError where a key of it is wrong."""
-    path = Path(path)
-    if not path.is_file():
-        raise IngestError(f"ingest key 'emr_dictionary' is '{path}', which is no file; give the path of a YAML file")
+    place, name = file_at(path)
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)  # all text: no: stays 'no', 01 stays '01'
+        data = place.read(name)
+    except OSError:
+        raise IngestError(f"ingest key 'emr_dictionary' is '{path}', which is no file; give the path or URI of a YAML file") from None
+    try:
+        values = yaml.load(data.decode("utf-8"), Loader=yaml.BaseLoader)  # all text: no: stays 'no', 01 stays '01'
     except (yaml.YAMLError, UnicodeDecodeError):
         raise IngestError(f"ingest key 'emr_dictionary' is '{path}', which is no YAML in UTF-8; check its indentation") from None
     if not isinstance(values, dict):

@@ -1,20 +1,56 @@
-"""A table file as text: column names and records, from CSV, TSV, Parquet or Excel; knows nothing of what the columns mean."""
+"""A table as text: column names and records, from a CSV, TSV, Parquet or Excel file anywhere; knows nothing of what the columns mean."""
 
 from __future__ import annotations
 
 import csv
 import io
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from hepdist.errors import IngestError
+from hepdist.ingest.files import Files, NoSource, is_hidden
 from hepdist.ingest.sample import Finding
 
 TEXT_KINDS = (".csv", ".tsv", ".tab", ".txt", ".data")
 TABLE_KINDS = (*TEXT_KINDS, ".parquet", ".xlsx", ".xlsm")
 _DECIMAL_COMMA = re.compile(r"^([-+]?\d+),(\d+)$")
+
+
+@dataclass(frozen=True)
+class TableFiles:
+    """Where a table lies: one file, or the FHIR resources of a folder, on this machine, at a URI or inside an archive."""
+
+    files: Files
+    names: dict[str, str]
+    """Names in `files`, by what findings call them."""
+    name: str
+    """Of the one file or the folder."""
+
+    @classmethod
+    def at(cls, path: str | Path) -> TableFiles | None:
+        """At a path or URI; None where there is nothing. Raises IngestError for a damaged archive, StoreError for a store out of reach."""
+        try:
+            files = Files(path)
+        except NoSource:
+            return None
+        return cls.among(files, files.names, files.name)
+
+    @classmethod
+    def among(cls, files: Files, names: Sequence[str], name: str) -> TableFiles | None:
+        """Those files of a source that aren't hidden; name: of the folder that they are all in. None where there are none."""
+        visible = [n for n in names if not is_hidden(n)]
+        if len(visible) == 1:
+            alone = PurePosixPath(visible[0]).name
+            return cls(files, {alone: visible[0]}, alone)
+        start = f"{name}/" if all(n.startswith(f"{name}/") for n in visible) else ""
+        return cls(files, {n.removeprefix(start): n for n in visible}, PurePosixPath(name).name) if visible else None
+
+    def stamp(self) -> str:
+        """Differs once a file was written again. Raises OSError where one isn't there any more."""
+        return "\n".join(self.files.stamp(name) for name in self.names.values())
 
 
 @dataclass
@@ -26,29 +62,33 @@ class Records:
     names: list[str]
     rows: list[list[str]]
     """Each as many fields as `names`, except where a line is ragged."""
-    files: dict[str, Path] = field(default_factory=dict)
-    """Those that were read, by name; the audit hashes them."""
+    files: dict[str, str] = field(default_factory=dict)
+    """SHA-256 of those that were read, by name, for the audit."""
     findings: list[Finding] = field(default_factory=list)
     texts: dict[str, dict[str, list[str]]] = field(default_factory=dict)
     """Texts that belong to a patient and no row, by column and patient (FHIR's conditions)."""
 
 
-def read_records(path: Path, header: tuple[str, ...] = ()) -> Records:
+def read_records(table: TableFiles, header: tuple[str, ...] = ()) -> Records:
     """header: column names of a file that has none. Text is UTF-8, else GB 18030, else Windows-1252.
 
     Raises IngestError where the table as a whole can't be used.
     """
-    if not path.is_file():
-        raise IngestError("the EMR table does not exist; give the path of a CSV, TSV, Parquet or Excel file")
-    kind = path.suffix.lower()
-    if kind == ".parquet":
-        names, rows = _read_parquet(path)
-    elif kind in (".xlsx", ".xlsm"):
-        names, rows = _read_excel(path, bool(header))
-    elif kind in TEXT_KINDS:
-        names, rows = _read_text(path, bool(header))
-    else:
-        raise IngestError(f"the EMR table is of unknown kind '{path.suffix}'; give a .csv, .tsv, .parquet or .xlsx file")
+    if len(table.names) != 1:
+        raise IngestError(
+            "the EMR table is a folder of several files that aren't all FHIR resources; name one .csv, .tsv, .parquet or .xlsx file"
+        )
+    place = table.names[table.name]
+    suffix = PurePosixPath(place).suffix
+    readers = dict.fromkeys(TEXT_KINDS, _read_text) | dict.fromkeys((".xlsx", ".xlsm"), _read_excel) | {".parquet": _read_parquet}
+    reader = readers.get(suffix.lower())
+    if reader is None:
+        raise IngestError(f"the EMR table is of unknown kind '{suffix}'; give a .csv, .tsv, .parquet or .xlsx file")
+    try:
+        data = table.files.read(place)
+    except OSError:
+        raise IngestError("the EMR table can't be read; check its permissions, and that its archive is whole") from None
+    names, rows = reader(data, bool(header))
     if header:
         names = list(header)
     if not names or not rows:
@@ -59,11 +99,10 @@ def read_records(path: Path, header: tuple[str, ...] = ()) -> Records:
     if twice := sorted({name for name in names if names.count(name) > 1}):
         first, second = [i + 1 for i, name in enumerate(names) if name == twice[0]][:2]
         raise IngestError(f"columns {first} and {second} of the EMR table have the same name; rename one")
-    return Records(path.name, names, rows, {path.name: path})
+    return Records(table.name, names, rows, {table.name: table.files.sha256(place)})
 
 
-def _read_text(path: Path, headless: bool) -> tuple[list[str], list[list[str]]]:
-    data = path.read_bytes()
+def _read_text(data: bytes, headless: bool) -> tuple[list[str], list[list[str]]]:
     for encoding in ("utf-8-sig", "gb18030", "cp1252"):
         try:
             text = data.decode(encoding)
@@ -83,23 +122,23 @@ def _read_text(path: Path, headless: bool) -> tuple[list[str], list[list[str]]]:
     return ([], lines) if headless else (lines[0] if lines else [], lines[1:])
 
 
-def _read_parquet(path: Path) -> tuple[list[str], list[list[str]]]:
+def _read_parquet(data: bytes, headless: bool) -> tuple[list[str], list[list[str]]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        table = pq.read_table(path)
+        table = pq.read_table(pa.BufferReader(data))
     except (pa.ArrowException, OSError):
         raise IngestError("the EMR table is no valid Parquet file") from None
     columns = [[_text(value) for value in column.to_pylist()] for column in table.columns]
     return table.column_names, [list(record) for record in zip(*columns, strict=True)]
 
 
-def _read_excel(path: Path, headless: bool) -> tuple[list[str], list[list[str]]]:
+def _read_excel(data: bytes, headless: bool) -> tuple[list[str], list[list[str]]]:
     import pandas
 
     try:
-        frame = pandas.read_excel(path, header=None, dtype=object, engine="openpyxl")
+        frame = pandas.read_excel(io.BytesIO(data), header=None, dtype=object, engine="openpyxl")
     except Exception:  # a damaged file can make the reader raise anything
         raise IngestError("the EMR table is no valid Excel file; save it as CSV") from None
     lines = [[_text(value) for value in record] for record in frame.itertuples(index=False)]

@@ -14,14 +14,16 @@ from hepdist.ingest.emr_sequence import read_days, time_column
 from hepdist.ingest.sample import Finding
 from hepdist.ingest.vocabulary import is_ordinary, safe_names
 
-PATIENT_KEYS = ("patient_id", "patientid", "patient", "patient_key", "subject_id", "subject", "mrn", "pid", "case_id", "case", "id")
-"""Headers that name the patient, as `plain` writes them; the first that is there is taken."""
+PATIENT_KEYS = ("patient_id", "patientid", "patient", "patient_key", "subject_id", "subject", "mrn")
+"""Headers that name the patient in any table, as `plain` writes them; the first that is there is taken."""
+FILE_KEYS = ("filename", "file_name", "file", "image", "image_path", "image_id", "path")
+"""Headers that name an image file in any table."""
 KEYS = {
-    "patient": PATIENT_KEYS,
+    "patient": (*PATIENT_KEYS, "pid", "case_id", "case", "id"),
     "study": ("study_instance_uid", "study_uid", "study_id", "study", "accession_number", "accession"),
-    "image": ("sop_instance_uid", "image_key", "filename", "file_name", "file", "image", "image_path", "image_id", "path"),
+    "image": ("sop_instance_uid", "image_key", *FILE_KEYS),
 }
-"""The same for each kind of key that rows can be joined by."""
+"""Headers of an EMR table for each kind of key that rows can be joined by."""
 BY_ROW, NO_TIME = "row", "none"
 
 

@@ -10,14 +10,14 @@ import json
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from hepdist.errors import IngestError
 from hepdist.ingest.emr_columns import number
-from hepdist.ingest.emr_read import Records
+from hepdist.ingest.emr_read import Records, TableFiles
 from hepdist.ingest.emr_units import analyte_of, factor
 from hepdist.ingest.fhir_loinc import LOINC, UNITS
+from hepdist.ingest.files import Files
 from hepdist.ingest.sample import Finding
 
 FHIR_KINDS = (".json", ".ndjson")
@@ -71,16 +71,13 @@ class _Found:
         return self.keys.get(reference) or self.keys.get(last) or reference.split("/")[-1].removeprefix("urn:uuid:")
 
 
-def is_fhir(path: Path) -> bool:
+def is_fhir(table: TableFiles) -> bool:
     """Whether a file, or the first JSON file of a folder, holds FHIR resources, by its beginning."""
-    files = _files(path)
-    if not files:
-        return False
-    with open(files[0], "rb") as file:
-        return b'"resourceType"' in file.read(PROBED)
+    first = min(_files(table).values(), default=None)
+    return first is not None and b'"resourceType"' in table.files.head(first, PROBED)
 
 
-def read_fhir(path: Path, identifier: str | None = None) -> Records:
+def read_fhir(table: TableFiles, identifier: str | None = None) -> Records:
     """Columns `patient`, `date`, `sex`, `age [years]` (at the first observation) and one for each code; texts by CODE_SYSTEMS and `report`.
 
     identifier: 'id' to name patients by their resource id, or the system of the identifier to take; None: the medical record
@@ -88,34 +85,35 @@ def read_fhir(path: Path, identifier: str | None = None) -> Records:
     to the unit that most values of their code have. Raises IngestError where no patient is named at all.
     """
     found, findings = _Found(), list[Finding]()
-    files = {str(file.relative_to(path)) if path.is_dir() else file.name: file for file in _files(path)}
+    files = _files(table)
     for name, file in files.items():
-        for where, full_url, resource in _resources(name, file, findings):
+        for where, full_url, resource in _resources(name, file, table.files, findings):
             try:
                 _take(where, full_url, resource, found, findings, identifier)
             except (KeyError, TypeError, AttributeError, ValueError, IndexError):
                 findings.append(Finding(where, "quarantined", "not-fhir", "the resource isn't as FHIR R4 says"))
     if found.others:
         reason = f"{found.others} resources of kinds that are not read"
-        findings.append(Finding(f"{path.name}#others", "ignored", "resource-kind", reason))
-    return _records(path.name, files, found, findings)
+        findings.append(Finding(f"{table.name}#others", "ignored", "resource-kind", reason))
+    return _records(table.name, {name: table.files.sha256(file) for name, file in files.items()}, found, findings)
 
 
-def _files(path: Path) -> list[Path]:
-    if path.is_dir():
-        return sorted(f for f in path.rglob("*") if f.suffix.lower() in FHIR_KINDS and f.is_file() and not f.name.startswith("."))
-    return [path] if path.suffix.lower() in FHIR_KINDS and path.is_file() else []
+def _files(table: TableFiles) -> dict[str, str]:
+    return {shown: name for shown, name in table.names.items() if name.lower().endswith(FHIR_KINDS)}
 
 
-def _resources(name: str, file: Path, findings: list[Finding]) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Each resource with its place and its full URL."""
-    if file.suffix.lower() == ".ndjson":
-        with open(file, "rb") as lines:
-            for number, line in enumerate(lines, 1):
-                if line.strip():
-                    yield from _parsed(f"{name}#{number}", line, findings)
-    else:
-        yield from _parsed(name, file.read_bytes(), findings)
+def _resources(name: str, file: str, files: Files, findings: list[Finding]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Each resource with its place and its full URL. A file that can't be read is a finding."""
+    try:
+        if file.lower().endswith(".ndjson"):
+            with files.open(file) as lines:
+                for number, line in enumerate(lines, 1):
+                    if line.strip():
+                        yield from _parsed(f"{name}#{number}", line, findings)
+        else:
+            yield from _parsed(name, files.read(file), findings)
+    except OSError:
+        findings.append(Finding(name, "quarantined", "unreadable", "the file can't be read"))
 
 
 def _parsed(where: str, data: bytes, findings: list[Finding]) -> Iterator[tuple[str, str, dict[str, Any]]]:
@@ -213,7 +211,7 @@ def _patient_key(patient: dict[str, Any], identifier: str | None) -> str:
     return str(named[0]["value"] if named else patient["id"])
 
 
-def _records(name: str, files: dict[str, Path], found: _Found, findings: list[Finding]) -> Records:
+def _records(name: str, files: dict[str, str], found: _Found, findings: list[Finding]) -> Records:
     """One row a patient and day, or more where a day has two values of one code; patients without an observation have one row."""
     units = _units(found)
     rows: dict[tuple[str, str], list[dict[str, str]]] = {}

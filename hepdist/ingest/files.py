@@ -11,9 +11,14 @@ from hepdist.errors import IngestError
 from hepdist.ingest.archives import Archive, Window, is_tar
 from hepdist.ingest.walk import walk
 from hepdist.place import Place, place_of
+from hepdist.stores import is_uri
 
 HEADER = 1 << 16
 """Bytes that `open` reads at once: the header of nearly every DICOM file, and little of its pixels."""
+
+
+class NoSource(IngestError):
+    """There is nothing at the path."""
 
 
 class Files:
@@ -25,7 +30,7 @@ class Files:
     """
 
     def __init__(self, source: str | Path) -> None:
-        """Raises IngestError where there is nothing, or a damaged archive."""
+        """Raises NoSource where there is nothing, IngestError for a damaged archive."""
         self._hashes: dict[str, str] = {}
         self._names: list[str] | None = None
         self._stamps: dict[str, str] = {}
@@ -34,6 +39,11 @@ class Files:
         packed = self._alone and is_tar(self._place, self._alone)
         self._archive = Archive(self._place, self._alone) if packed else None
         self._list()
+
+    @property
+    def name(self) -> str:
+        """Of the folder, the archive or the one file."""
+        return self._alone or str(self._place).rstrip("/").rpartition("/")[2]
 
     @property
     def names(self) -> list[str]:
@@ -96,9 +106,17 @@ class Files:
                 self._hashes[name] = ""
         return self._hashes[name]
 
-    def know(self, name: str, sha256: str) -> None:
-        """What another process found while it read the file."""
-        self._hashes[name] = sha256
+    def below(self, path: str) -> list[str]:
+        """The names of the file at `path`, or of all files in the folder there: a name of this source, or a path or URI that leads into it."""
+        inside = path.strip("/")
+        if self._archive is None and self._place.folder is None and path.startswith(f"{self._place}/"):
+            inside = path[len(str(self._place)) :].strip("/")
+        elif self.root is not None and Path(path).exists():
+            here, root = Path(path).resolve(), self.root.resolve()
+            if not here.is_relative_to(root):
+                return []
+            inside = here.relative_to(root).as_posix()
+        return [name for name in self.names if name == inside or inside == "." or name.startswith(f"{inside}/")]
 
     def stamp(self, name: str) -> str:
         """Differs once the file was written again: its size and time of change, or those of its archive and its place in it.
@@ -148,6 +166,15 @@ class Files:
             return ""
 
 
+def file_at(path: str | Path) -> tuple[Place, str]:
+    """The folder and the name of one file on this machine or at a URI; neither need exist. Raises StoreError for a URI that can't work."""
+    if isinstance(path, str) and is_uri(path):
+        place = place_of(path)
+        above, _, name = str(place).rpartition("/")
+        return (place, "") if above.endswith("/") else (place_of(above), name)  # a bucket is no file
+    return place_of(Path(path).parent), Path(path).name
+
+
 def is_hidden(name: str) -> bool:
     """What operating systems leave beside data: .DS_Store, AppleDouble ._x, __MACOSX, Thumbs.db."""
     parts = PurePosixPath(name).parts
@@ -157,21 +184,16 @@ def is_hidden(name: str) -> bool:
 def _locate(source: str | Path) -> tuple[Place, str]:
     """The folder of a source, and the name of the one file that it is, or ''."""
     place = place_of(source)
-    if place.folder is not None:
-        if place.folder.is_dir():
-            return place, ""
-        parent: Place = place_of(place.folder.parent)
-        name = place.folder.name
-    else:
-        above, _, name = str(place).rpartition("/")
-        if above.endswith("/"):  # a bucket
-            return place, ""
-        parent = place_of(above)
+    if place.folder is not None and place.folder.is_dir():
+        return place, ""
+    parent, name = file_at(source)
+    if not name:
+        return place, ""
     if parent.exists(name):
         return parent, name
     if place.folder is None and next(place.names(), None) is not None:
         return place, ""
-    raise IngestError(f"source '{source}' does not exist; give a folder, a tar archive or an .npz file")
+    raise NoSource(f"source '{source}' does not exist; give a folder, a tar archive or an .npz file")
 
 
 def _sha256(path: Path) -> str:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import hepdist
 from hepdist.errors import IngestError
-from hepdist.ingest.files import Files
+from hepdist.ingest.emr_read import TableFiles
+from hepdist.ingest.files import Files, file_at
 from hepdist.ingest.pseudonym import Pseudonyms
 from hepdist.ingest.spec import IngestSpec
 from hepdist.place import Place
@@ -29,12 +30,22 @@ def refuse_existing(target: Place, overwrite: bool) -> None:
         raise IngestError(f"'{target}' exists and is not a cohort; choose another folder")
 
 
-def sign(spec: IngestSpec, files: Files, table: Path | None, names: Pseudonyms) -> str:
+def sign(spec: IngestSpec, files: Files, table: TableFiles | None, names: Pseudonyms) -> str:
     """A salted digest of all that a cohort is made from: staged work of another version, other options or changed files is no use."""
-    stamp = "" if table is None else f"{table.stat().st_size} {table.stat().st_mtime_ns}"
+    stamp = "" if table is None else table.stamp()
+    stamp += "".join(f"\n{_stamp(path)}" for path in (spec.labels_table, spec.emr_dictionary, spec.label_rules) if path is not None)
     options = spec.model_dump_json(exclude={"overwrite", "workers"})
     stamps = [f"{name} {found}" for name, found in files.stamps().items()]
     return names.of("signature", "\n".join([hepdist.__version__, str(SCHEMA_VERSION), options, stamp, *stamps]))
+
+
+def _stamp(path: str) -> str:
+    """Of a file that an option names; empty for one inside the source, whose stamps are taken apart, and for shipped rules."""
+    place, name = file_at(path)
+    try:
+        return place.stamp(name)
+    except OSError:
+        return ""
 
 
 def open_part(target: Place, signature: str) -> Path:

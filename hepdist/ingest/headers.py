@@ -107,7 +107,7 @@ def _body_part(cleaned: Dataset) -> str:
     term = _one_of(BODY_PARTS, text_of(cleaned, "BodyPartExamined").upper())
     regions = cleaned.get("AnatomicRegionSequence")
     if not term and regions:
-        return (code_meaning(text_of(regions[0], "CodingSchemeDesignator"), text_of(regions[0], "CodeValue")) or "").lower()
+        return code_meaning(text_of(regions[0], "CodingSchemeDesignator"), text_of(regions[0], "CodeValue")).lower()
     return term.lower()
 
 

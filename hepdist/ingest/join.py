@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from hepdist.errors import IngestError
 from hepdist.ingest.emr import EMRTable, read_table
 from hepdist.ingest.emr_dictionary import load_dictionary
+from hepdist.ingest.emr_read import TableFiles
 from hepdist.ingest.fhir import is_fhir
 from hepdist.ingest.files import Files
 from hepdist.ingest.horizon import Horizon, at_landmarks
 from hepdist.ingest.label_rules import load_rules
 from hepdist.ingest.sample import Finding
 from hepdist.ingest.spec import IngestSpec
-from hepdist.shards.manifest import sha256_of
 
 KINDS = {"patient": "patient", "study": "study", "image": "sample"}
 """What pseudonyms of each kind of key are made of."""
@@ -34,27 +34,31 @@ class Match:
     """About those rows, and about rows that several images answer to."""
 
 
-def table_path(files: Files, spec: IngestSpec) -> tuple[Path | None, frozenset[str]]:
-    """Where the EMR table is, and the names inside the source of its files where they lie there. Raises IngestError where it is nowhere."""
+def table_of(files: Files, spec: IngestSpec) -> tuple[TableFiles | None, frozenset[str]]:
+    """The EMR table that the options name, at a path or URI or inside the source, and the names of its files where they lie in the source.
+
+    Raises IngestError where it is nowhere.
+    """
     if spec.emr is None:
         return None, frozenset()
-    inside = files.root / spec.emr if files.root is not None else None
-    path = next((p for p in (Path(spec.emr), inside) if p is not None and (p.is_file() or is_fhir(p))), None)
-    if path is None:
+    inside = files.below(spec.emr)
+    table = TableFiles.at(spec.emr) or TableFiles.among(files, inside, spec.emr.strip("/"))
+    if table is None or (len(table.names) > 1 and not is_fhir(table)):
         raise IngestError(
-            f"ingest key 'emr' is '{spec.emr}', which is no table; give the path of a CSV, TSV, Parquet or Excel file, or of FHIR resources"
+            f"ingest key 'emr' is '{spec.emr}', which is no table; give the path, URI or name inside the source"
+            " of a CSV, TSV, Parquet or Excel file, or of FHIR resources"
         )
-    root = files.root.resolve() if files.root is not None else None
-    members = [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]
-    found = [p.resolve() for p in members]
-    return path, frozenset(p.relative_to(root).as_posix() for p in found if root is not None and p.is_relative_to(root))
+    return table, frozenset(inside)
 
 
-def read_emr(path: Path, spec: IngestSpec, by_row: bool = False) -> EMRTable:
-    """The table as the options say, with the texts that label rules read, and labels where follow-up makes them. by_row: see `read_table`. Raises IngestError and RecipeError."""
+def read_emr(table: TableFiles, spec: IngestSpec, by_row: bool = False) -> EMRTable:
+    """The table as the options say, with the texts that label rules read, and labels where follow-up makes them.
+
+    by_row: see `read_table`. Raises IngestError and RecipeError.
+    """
     rule = Horizon.of(spec)
-    table = read_table(
-        path,
+    read = read_table(
+        table,
         patient_key={"patient": spec.patient_key, "image": spec.file_key}.get(spec.emr_key),
         label=spec.label,
         columns=spec.emr_columns,
@@ -69,7 +73,7 @@ def read_emr(path: Path, spec: IngestSpec, by_row: bool = False) -> EMRTable:
         by_row=by_row,
         keep_texts=(rule.event, rule.time) if rule else (),
     )
-    return at_landmarks(table, path.name, rule, several=by_row) if rule else table
+    return at_landmarks(read, table.name, rule, several=by_row) if rule else read
 
 
 def file_findings(table: EMRTable, name: str) -> list[Finding]:
@@ -78,8 +82,8 @@ def file_findings(table: EMRTable, name: str) -> list[Finding]:
     alone = len(table.files) == 1
     reason = "no column names the patient, so each row is one" if table.by_row else ""
     return [
-        Finding(name if alone else f"{name}/{file}", "ingested", "", reason, sha256=sha256_of(path))
-        for file, path in table.files.items()
+        Finding(name if alone else f"{name}/{file}", "ingested", "", reason, sha256=sha256)
+        for file, sha256 in table.files.items()
         if file not in told
     ]
 

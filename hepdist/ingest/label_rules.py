@@ -13,6 +13,7 @@ import yaml
 from pydantic import Field, model_validator
 
 from hepdist.errors import RecipeError
+from hepdist.ingest.files import file_at
 from hepdist.ingest.label_cues import Cues
 from hepdist.ingest.label_decide import Claim, Decision, Evidence, Findings, settle
 from hepdist.ingest.label_icd import CodeSet, System, codes_in, deepest, plain_code
@@ -143,15 +144,15 @@ class LabelRules(Spec):
 
 
 def load_rules(path: str | Path) -> LabelRules:
-    """The rules file at `path`, or the shipped one of that name ('hepatitis'); raises RecipeError with one sentence where it is wrong."""
-    file = Path(path)
-    if not file.is_file() and (SHIPPED / f"{path}.yaml").is_file():
-        file = SHIPPED / f"{path}.yaml"
-    if not file.is_file():
+    """The rules file at `path` or a URI, or the shipped one of that name ('hepatitis'); raises RecipeError with one sentence where it is wrong."""
+    place, name = file_at(path)
+    if not place.exists(name) and (SHIPPED / f"{path}.yaml").is_file():
+        place, name = file_at(SHIPPED / f"{path}.yaml")
+    if not place.exists(name):
         shipped = ", ".join(sorted(p.stem for p in SHIPPED.glob("*.yaml")))
         raise RecipeError(f"{_WHAT} '{path}' do not exist; give a path to a .yaml file, or one of the shipped ones: {shipped}")
     try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+        values = yaml.safe_load(place.read(name).decode("utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         where = getattr(error, "problem_mark", None)
         raise RecipeError(f"{_WHAT} '{path}' are no YAML in UTF-8" + (f" (line {where.line + 1})" if where else "")) from None

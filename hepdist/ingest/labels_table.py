@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import datetime
-import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from hepdist.errors import IngestError
 from hepdist.ingest.emr_columns import is_missing, plain
-from hepdist.ingest.emr_read import read_records
+from hepdist.ingest.emr_read import TableFiles, read_records
+from hepdist.ingest.emr_rows import FILE_KEYS, PATIENT_KEYS
 from hepdist.ingest.files import Files, is_hidden
 from hepdist.ingest.sample import Finding
 from hepdist.ingest.spec import IngestSpec
 
-FILE_KEYS = ("file", "filename", "file_name", "image", "image_path", "path", "image_id")
 LABEL_KEYS = ("label", "class", "finding", "diagnosis", "target", "category")
-PATIENT_KEYS = ("patient", "patient_id", "patientid", "subject", "subject_id")
 SITE_KEYS = ("site", "institution", "hospital", "center", "centre")
 DATE_KEYS = ("date", "study_date", "acquisition_date")
 DATES = ("%Y%m%d", "%Y/%m/%d", "%d.%m.%Y", "%B %d, %Y", "%b %d, %Y", "%Y-%m", "%Y")
@@ -85,12 +83,13 @@ def find_table(files: Files, spec: IngestSpec) -> LabelTable | None:
     Raises IngestError where the one named can't be used.
     """
     if spec.labels_table is not None:
-        inside = spec.labels_table in files.names
-        if not inside and not Path(spec.labels_table).is_file():
+        inside = [spec.labels_table] if spec.labels_table in files.names else files.below(spec.labels_table)
+        there = TableFiles.among(files, inside[:1], "") or TableFiles.at(spec.labels_table)
+        if there is None or len(inside) > 1 or len(there.names) > 1:
             raise IngestError(
-                f"ingest key 'labels_table' is '{spec.labels_table}', which is no file; give a path, or a name inside the source"
+                f"ingest key 'labels_table' is '{spec.labels_table}', which is no file; give a path or URI, or a name inside the source"
             )
-        table = _read(files, spec.labels_table, inside, spec)
+        table = _read(there, inside[0] if inside else spec.labels_table, bool(inside), spec)
         if table is None:
             raise IngestError(
                 "the label table has no rows or lacks a column of files or of labels; name them with file_key=COLUMN label=COLUMN"
@@ -102,7 +101,7 @@ def find_table(files: Files, spec: IngestSpec) -> LabelTable | None:
     for name in files.names:
         if name.lower().endswith((".csv", ".tsv")) and not is_hidden(name):
             try:
-                table = _read(files, name, True, spec)
+                table = _read(TableFiles(files, {name: name}, name), name, True, spec)
             except (IngestError, OSError):
                 continue
             if table is not None:
@@ -112,15 +111,9 @@ def find_table(files: Files, spec: IngestSpec) -> LabelTable | None:
     return tables[0] if tables else None
 
 
-def _read(files: Files, name: str, inside: bool, spec: IngestSpec) -> LabelTable | None:
-    """The table; None where it lacks a column of files or of labels."""
-    if inside:  # it may lie in an archive, which the readers of tables don't open
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder, f"table{PurePosixPath(name).suffix}")
-            path.write_bytes(files.read(name))
-            names, records = _records(path)
-    else:
-        names, records = _records(Path(name))
+def _read(there: TableFiles, name: str, inside: bool, spec: IngestSpec) -> LabelTable | None:
+    """The table; name: what it is called. None where it lacks a column of files or of labels."""
+    names, records = _records(there)
     named = {plain(n): i for i, n in reversed(list(enumerate(names)))}
 
     def pick(given: str | None, usual: tuple[str, ...]) -> int | None:
@@ -166,10 +159,10 @@ def _read(files: Files, name: str, inside: bool, spec: IngestSpec) -> LabelTable
     return table
 
 
-def _records(path: Path) -> tuple[list[str], list[list[str]]]:
+def _records(table: TableFiles) -> tuple[list[str], list[list[str]]]:
     try:
-        records = read_records(path)
-    except IngestError:  # names a file that may be a temporary one
+        records = read_records(table)
+    except IngestError:  # speaks of an EMR table
         raise IngestError("the label table holds no rows, or is no table; give a CSV, TSV, Parquet or Excel file with a header") from None
     return records.names, records.rows
 

@@ -18,11 +18,12 @@ from hepdist.ingest.classes import Bad, check_multilabel, name_labels, name_mask
 from hepdist.ingest.clinical import LABELS, Clinical, attach, write_evidence
 from hepdist.ingest.columns import Columns
 from hepdist.ingest.detect import open_source
+from hepdist.ingest.emr_read import TableFiles
 from hepdist.ingest.files import Files
 from hepdist.ingest.fit import fit_changes, misfits, plan_layout
 from hepdist.ingest.folder import STAGING, open_part, publish, refuse_existing, sign
 from hepdist.ingest.horizon import label_rule
-from hepdist.ingest.join import read_emr, table_path
+from hepdist.ingest.join import read_emr, table_of
 from hepdist.ingest.parallel import Each, as_map, processes
 from hepdist.ingest.pseudonym import Pseudonyms, read_salt
 from hepdist.ingest.sample import Finding, Source
@@ -65,7 +66,7 @@ def run(source: str, cohort: str, options: list[str], progress: Progress | None 
     refuse_existing(target, spec.overwrite)
     names = Pseudonyms(read_salt(spec.salt))
     files = Files(source)
-    table, inside = table_path(files, spec)
+    table, inside = table_of(files, spec)
     # the map is opened first: what is wrong with it is said before anything is read
     with _map(spec, names, target) as entries, processes(spec.workers or _processes_for(files)) as each:
         reader = open_source(files, spec, inside, as_map(each))
@@ -107,7 +108,7 @@ class Build:
         part: Path,
         files: Files,
         source: Source,
-        table: Path | None,
+        table: TableFiles | None,
         inside: frozenset[str],
         spec: IngestSpec,
         names: Pseudonyms,

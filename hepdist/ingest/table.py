@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
-from hepdist.ingest.emr_read import TABLE_KINDS
+from hepdist.ingest.emr_read import TABLE_KINDS, TableFiles
 from hepdist.ingest.fhir import FHIR_KINDS, is_fhir
 from hepdist.ingest.files import Files, is_hidden
 from hepdist.ingest.join import file_findings, read_emr
@@ -27,11 +26,12 @@ class TableSource:
     multilabel = False
 
     def __init__(self, files: Files, spec: IngestSpec):
-        path = _path(files)
-        self.table = read_emr(path, spec, by_row=True)
+        table = _table(files)
+        assert table is not None
+        self.table = read_emr(table, spec, by_row=True)
         self.label_names = self.table.label_names
         hidden = [Finding(name, "ignored", "hidden-file", "left by an operating system") for name in files.names if is_hidden(name)]
-        self.findings: Sequence[Finding] = [*file_findings(self.table, path.name), *self.table.findings, *hidden]
+        self.findings: Sequence[Finding] = [*file_findings(self.table, table.name), *self.table.findings, *hidden]
         told = [(key, self.table.patients.get(key, key), self.table.labels.get(key)) for key in self.table.rows]
         self.items = [tuple(told[n : n + AT_ONCE]) for n in range(0, len(told), AT_ONCE)]
 
@@ -45,17 +45,15 @@ class TableSource:
 
 
 def is_table(files: Files, spec: IngestSpec, visible: Sequence[str]) -> bool:
-    """Whether the source is one table file, or FHIR files and nothing else, on this machine. visible: the names that aren't hidden."""
-    if files.root is None or spec.emr is not None:
+    """Whether the source is one table file, or FHIR files and nothing else. visible: the names that aren't hidden."""
+    if spec.emr is not None:
         return False
     if len(visible) == 1 and visible[0].lower().endswith(TABLE_KINDS):
         declared = spec.emr_dictionary is not None or bool(spec.emr_header)
         return declared or not visible[0].lower().endswith(UNSURE)  # a .txt can be anything
-    return all(name.lower().endswith(FHIR_KINDS) for name in visible) and is_fhir(_path(files))
+    table = _table(files)
+    return table is not None and all(name.lower().endswith(FHIR_KINDS) for name in visible) and is_fhir(table)
 
 
-def _path(files: Files) -> Path:
-    """Of the one file, else of the folder of FHIR files."""
-    assert files.root is not None
-    visible = [name for name in files.names if not is_hidden(name)]
-    return files.root / visible[0] if len(visible) == 1 else files.root
+def _table(files: Files) -> TableFiles | None:
+    return TableFiles.among(files, files.names, files.name)

@@ -1,13 +1,14 @@
 """The words in which ingest may speak of its source: a text from a file leaves only where it is made of them, or where its owner declared it.
 
-Somebody's name can stand in any field, so no list of forbidden texts is ever complete; this is the list of allowed ones.
+Somebody's name can stand in any field, so no list of forbidden texts is ever complete; these are the lists of allowed ones: a wide one
+(`is_ordinary`) for headers and cells of tables, a narrow one (`is_anatomical`) for folders and contours, which are often called after people.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from functools import cache
+from functools import cache, lru_cache
 
 _GENERAL = """
 a about above abnormal absent acute adult affected after age all alive and area any arm average bad baseline before below benign
@@ -48,6 +49,13 @@ _CHINESE = """
 病毒性 自身免疫性 药物性 乙型 丙型 甲型 戊型 黄疸 腹水 胆道闭锁 年龄 性别 诊断 结果 未知 其他 死亡 存活 治愈 好转 总胆红素 直接胆红素 白蛋白 谷丙转氨酶
 谷草转氨酶 血小板 月 岁 天 疑似 确诊 对照 健康
 """
+_CONTEXTS = (2, 4, 4031, 7150, 7151, 7159, 7166, 7170, 7171, 7191, 7192, 7194, 7601)
+"""PS3.16 context groups of laterality, body regions, structures, tissues and lesions. The whole of DICOM's dictionary would not
+do for names of structures: it holds places, animals' breeds and companies, which are people's names too."""
+_ROI_TYPES = "EXTERNAL PTV CTV GTV ITV ORGAN AVOIDANCE CONTROL BOLUS CAVITY SUPPORT"
+"""RT ROI Interpreted Types (PS3.3 C.8.8.8.1) that stand for a region: what a structure set's contour is, where its name may not be told."""
+_FOLDERS = "and roi mask seg segment label segmentation structure organ region tumor tumour mets whole total"
+"""Words of folder names that the context groups lack."""
 _CJK = re.compile(r"[\u4e00-\u9fff]+")
 
 
@@ -61,14 +69,23 @@ def is_ordinary(text: str) -> bool:
     return len(text) <= 80 and all(_is_ordinary(token) for token in tokens) and sum(token.isdecimal() for token in tokens) <= 2
 
 
+@lru_cache(4096)
+def is_anatomical(name: str) -> bool:
+    """Whether a structure's name is made of DICOM's anatomical terms alone, run together or not, with numbers of at most two digits."""
+    words = re.findall(r"[A-Za-z]+|\d+", name)
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9 _.,()/-]*", name) or len(name) > 40:
+        return False
+    return all(len(w) <= 2 if w.isdecimal() else w.upper() in _ROI_TYPES.split() or _is_made_of_terms(w.lower()) for w in words)
+
+
 def safe_names(texts: Iterable[str], stem: str, declared: Iterable[str] = ()) -> tuple[str, ...]:
     """Each text as it is where it is declared or ordinary, else '`stem` 1', '`stem` 2' by its place: the feature stays, its name goes."""
     known = frozenset(declared)
     return tuple(text if text in known or is_ordinary(text) else f"{stem} {place}" for place, text in enumerate(texts, 1))
 
 
-def code_meaning(scheme: str, value: str) -> str | None:
-    """What a coded concept is called in pydicom's copy of the code systems (DCM, SCT and old SRT codes); None for an unknown code.
+def code_meaning(scheme: str, value: str) -> str:
+    """What a coded concept is called in pydicom's copy of the code systems (DCM, SCT and old SRT codes); empty for an unknown code.
 
     The Code Meaning that stands beside a code in a file is free text and is never asked.
     """
@@ -76,7 +93,7 @@ def code_meaning(scheme: str, value: str) -> str | None:
         from pydicom.sr._snomed_dict import mapping
 
         scheme, value = "SCT", mapping["SRT"].get(value, "")
-    return _meanings(scheme).get(value) if scheme in ("SCT", "DCM") else None
+    return _meanings(scheme).get(value, "") if scheme in ("SCT", "DCM") else ""
 
 
 def _is_ordinary(token: str) -> bool:
@@ -109,6 +126,22 @@ def _words() -> frozenset[str]:
             if len(words) == 1 and len(words[0]) > 3:
                 found.add(words[0].lower())
     return frozenset(found)
+
+
+@cache
+def _terms() -> frozenset[str]:
+    from pydicom.sr.codedict import codes
+
+    meanings = [code.meaning for number in _CONTEXTS for code in getattr(codes, f"cid{number}").concepts.values()]
+    return frozenset(word for meaning in meanings for word in re.findall(r"[a-z]{3,}", meaning.lower())) | frozenset(_FOLDERS.split())
+
+
+@lru_cache(4096)
+def _is_made_of_terms(word: str) -> bool:
+    if word in _terms() or word.removesuffix("s") in _terms():
+        return True
+    # run together, as in 'livertumor': short words would let names through
+    return any(word[:cut] in _terms() and _is_made_of_terms(word[cut:]) for cut in range(4, len(word) - 3))
 
 
 @cache
