@@ -75,14 +75,16 @@ def _contexts(norms: list[_BatchNorm]) -> tuple[contextlib.AbstractContextManage
 
 @contextlib.contextmanager
 def _untracked(norms: list[_BatchNorm]) -> Iterator[None]:
-    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    before = [(norm.momentum, None if norm.num_batches_tracked is None else norm.num_batches_tracked.clone()) for norm in norms]
     for norm in norms:
-        norm.momentum, norm.num_batches_tracked = 0.0, None
+        norm.momentum = 0.0
     try:
         yield
     finally:
         for norm, (momentum, counter) in zip(norms, before, strict=True):
-            norm.momentum, norm.num_batches_tracked = momentum, counter
+            norm.momentum = momentum
+            if norm.num_batches_tracked is not None and counter is not None:
+                norm.num_batches_tracked.copy_(counter)
 
 
 class SyncBatchNorm(nn.SyncBatchNorm):
