@@ -1,4 +1,4 @@
-"""What each of two processes does in test_engine.py: train a small net in every ZeRO stage and precision, and resume it.
+"""What each of two processes does in test_engine.py: train small nets in every ZeRO stage and precision, and resume one.
 
 A module of its own, since spawned processes can't import test modules.
 """
@@ -6,11 +6,14 @@ A module of its own, since spawned processes can't import test modules.
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
+from hepdist.models import Inputs, build
+from hepdist.models.specs import DenseNetSpec, InceptionSpec, ModelSpec, ResNetSpec
 from hepdist.recipe import Recipe
 from hepdist.spec import parse
 
@@ -58,12 +61,63 @@ def advance(engine, first: int, last: int, micro: int) -> list[float]:
     return losses
 
 
-def worker(rank: int, port: int, out: str) -> None:
+FAMILIES: dict[str, ModelSpec] = {
+    "resnet": ResNetSpec(depth=10, width=4, activation="prelu"),
+    "densenet": DenseNetSpec(blocks=(2, 2), growth=4, checkpointing=True),
+    "inception": InceptionSpec(depth=1, width=0.0625, auxiliary=True, checkpointing=True),
+}
+"""What a stage that gathers parameters could stumble over: slopes of an activation, a second forward pass, several outputs."""
+LONG = 20
+
+
+def family(name: str) -> nn.Module:
+    torch.manual_seed(0)
+    network = build(FAMILIES[name], Inputs((1, 12, 12)), 2)
+    for module in network.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0  # drawn by rank
+    return network
+
+
+def family_loss(outputs: torch.Tensor | list[torch.Tensor], label: torch.Tensor) -> torch.Tensor:
+    heads = outputs if isinstance(outputs, list) else [outputs]
+    return torch.stack([nn.functional.cross_entropy(logits.float(), label, reduction="sum") for logits in heads]).sum() / BATCH
+
+
+def families_worker(rank: int, port: int, out: str) -> None:
+    """LONG steps of each of FAMILIES in every stage and precision; the losses of each step by 'family/stage/precision'."""
+    engines, results = _join(rank, port), {}
+    for name in FAMILIES:
+        for stage in range(4):
+            for precision in ("fp32", "bf16"):
+                engine = engines.build_engine(family(name), recipe(stage, precision), BATCH, torch.device("cpu"))
+                losses = []
+                for step in range(LONG):
+                    x, y = (t[rank * BATCH // WORLD : (rank + 1) * BATCH // WORLD] for t in data(step % 4))
+                    loss = family_loss(engine(x), y)
+                    engine.backward(loss * WORLD, scale_wrt_gas=False)
+                    engine.step()
+                    share = loss.detach()
+                    dist.all_reduce(share)
+                    losses.append(share.item())
+                results[f"{name}/{stage}/{precision}"] = losses
+    if rank == 0:
+        torch.save(results, out)
+    dist.destroy_process_group()
+
+
+def _join(rank: int, port: int) -> Any:
+    """hepdist.training.engine, once the processes have found each other."""
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(WORLD), LOCAL_RANK=str(rank), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=WORLD)
-    from hepdist.training import engine as engines
+    from hepdist.training import engine
 
+    return engine
+
+
+def worker(rank: int, port: int, out: str) -> None:
+    engines = _join(rank, port)
     cpu, example, results, halves = torch.device("cpu"), (torch.zeros(1, 1, 12, 12),), {}, {}
     cases = [(stage, "fp32", BATCH) for stage in range(4)] + [
         (0, "fp32", 1),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.multiprocessing as mp
-from engine_worker import STEPS, WORLD, data, net, worker
+from engine_worker import FAMILIES, STEPS, WORLD, data, families_worker, family, family_loss, net, worker
 from torch import nn
 
 
@@ -33,14 +33,49 @@ def plain_pytorch(bf16: bool = False) -> tuple[list[float], dict[str, torch.Tens
     return losses, {n: p.detach().clone() for n, p in model.named_parameters()}
 
 
-@pytest.fixture(scope="module")
-def results(tmp_path_factory):
-    out = tmp_path_factory.mktemp("engine") / "results.pt"
+def spawned(work, folder):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    mp.spawn(worker, (port, str(out)), nprocs=WORLD)
-    return torch.load(out, weights_only=True)
+    mp.spawn(work, (port, str(folder / "results.pt")), nprocs=WORLD)
+    return torch.load(folder / "results.pt", weights_only=True)
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    return spawned(worker, tmp_path_factory.mktemp("engine"))
+
+
+@pytest.fixture(scope="module")
+def of_families(tmp_path_factory):
+    return spawned(families_worker, tmp_path_factory.mktemp("families"))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_twenty_steps_of_a_family_have_the_same_losses_in_every_stage(of_families, name):
+    first = of_families[f"{name}/0/fp32"]
+    assert len(first) == 20 and np.mean(first[-4:]) < np.mean(first[:4])
+    for stage in (1, 2, 3):
+        assert np.allclose(of_families[f"{name}/{stage}/fp32"], first, rtol=1e-4), stage
+    for stage in range(4):
+        assert np.allclose(of_families[f"{name}/{stage}/bf16"], first, rtol=0.05, atol=0.02), stage
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_family_in_two_processes_has_the_losses_of_one(of_families, name):
+    model = family(name)
+    adamw = torch.optim.AdamW(
+        [{"params": [p for p in model.parameters() if (p.ndim > 1) == matrix], "weight_decay": 0.1 * matrix} for matrix in (True, False)],
+        lr=1e-3,
+    )
+    for step, expected in enumerate(of_families[f"{name}/0/fp32"][:5]):
+        x, y = data(step % 4)
+        loss = family_loss(model(x), y)
+        adamw.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+        adamw.step()
+        assert loss.item() == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize("case", ["0/fp32/8", "1/fp32/8", "2/fp32/8", "3/fp32/8", "0/fp32/1", "2/fp32/2"])

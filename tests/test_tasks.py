@@ -131,6 +131,14 @@ def test_focal_loss_is_cross_entropy_times_how_far_off_each_sample_is():
     torch.testing.assert_close(losses, (1 - torch.exp(-entropy)) ** 2 * entropy)
 
 
+@pytest.mark.parametrize("gamma", [0.5, 2.0])
+def test_focal_loss_of_a_certain_sample_has_a_finite_slope(gamma):
+    logits = torch.tensor([[200.0, -200.0], [-200.0, 200.0]]).requires_grad_()
+    losses = classification(focal=gamma).loss(Fixed(logits), {"image": logits, "label": torch.tensor([0, 0])})
+    losses.sum().backward()
+    assert losses[0] == 0 and losses[1] == pytest.approx(400) and logits.grad.isfinite().all()
+
+
 def test_focal_loss_of_findings_equals_monais():
     from monai.losses import FocalLoss
 

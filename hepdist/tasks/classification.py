@@ -66,7 +66,10 @@ class Classification:
         return -(weights * target * self._focal(self._log_probability(logits))).sum(1)
 
     def _focal(self, log_probability: Tensor) -> Tensor:
-        return log_probability if not self.focal else (1 - log_probability.exp()) ** self.focal * log_probability
+        if not self.focal:
+            return log_probability
+        miss = (-torch.expm1(log_probability)).clamp(min=1e-6)  # a root of 0 has no finite slope
+        return miss**self.focal * log_probability
 
     def _log_probability(self, logits: Tensor) -> Tensor:
         return ordinal_log_probability(logits) if self.ordinal else log_softmax(logits, dim=1)
