@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from dicom_files import unpacked
 from torch import Tensor, nn
 
 from hepdist.errors import RecipeError, RunError
@@ -150,6 +151,33 @@ def test_bricks_are_blended_as_monais_sliding_window_blends_them(cohort, tmp_pat
             np.testing.assert_allclose(rows["dice"][0, k], dice, atol=2e-3)
             np.testing.assert_allclose(rows["volume_ml"][0, k], region.sum() * np.prod(case["spacing"]) / 1000, rtol=2e-3)
             np.testing.assert_allclose(rows["hd95"][0, k], surface_distance_95(region, truth, case["spacing"]), rtol=0.05)
+
+
+class Oracle(nn.Module):
+    """Answers with the mask itself."""
+
+    inputs = ("mask",)
+
+    def forward(self, mask: Tensor) -> Tensor:
+        return nn.functional.one_hot(mask[:, 0].long(), 4).movedim(-1, 1).float() * 20
+
+
+def test_a_real_ct_in_bricks_is_scored_with_the_volumes_of_its_liver_and_tumours(shared_data, tmp_path, monkeypatch):
+    """3D-IRCADb-01 patient 17: 119 slices of 512 x 512, liver 1.86 l with two tumours of 86 and 79 ml."""
+    monkeypatch.setenv("HEPDIST_SALT", "a salt for tests, 32 bytes long.")
+    for part in ("ct", "liver_mask"):
+        unpacked(shared_data / f"liver_ct/ircadb1_17_{part}.tar.xz", tmp_path / "source")
+    manifest = ingest(str(tmp_path / "source"), str(tmp_path / "cohort"), ["brick=64,192,192", "overlap=0.25", "workers=1"])
+    assert manifest.counts["train"]["rows"] == 2 * 4 * 4
+    assert manifest.counts["train"]["volumes"] == 1
+    assert manifest.fields["mask"].classes == ("background", "liver", "livertumor1", "livertumor2")
+    plan = recipe(tmp_path / "cohort", tmp_path)
+    [rows] = predict_volumes(build_task(plan, manifest), Oracle(), batches(tmp_path / "cohort", plan, size=2), ("mask",))
+    assert rows["mask"].shape == (1, 119, 512, 512)
+    assert rows["dice"].tolist() == [[1.0, 1.0, 1.0]]
+    assert rows["volume_ml"].tolist() == rows["true_volume_ml"].tolist()
+    assert rows["volume_ml"][0, 1:] == pytest.approx([86, 79], rel=0.01)
+    assert rows["volume_ml"].sum() == pytest.approx(1860, rel=0.01)
 
 
 def test_scores_do_not_depend_on_how_bricks_fall_into_batches(cohort, tmp_path):
