@@ -69,7 +69,9 @@ def cox(inside: Floats, outside: Floats, known: Known) -> Floats:
     Takes all rows, those too whose follow-up is too short for a label.
     """
     ready = make_pipeline(
-        SimpleImputer(strategy="median", add_indicator=True), QuantileTransformer(n_quantiles=100, output_distribution="normal"), StandardScaler()
+        SimpleImputer(strategy="median", add_indicator=True),
+        QuantileTransformer(n_quantiles=100, output_distribution="normal"),
+        StandardScaler(),
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # fewer rows than quantiles in small folds
