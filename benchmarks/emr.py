@@ -59,7 +59,7 @@ def logistic(inside: Floats, outside: Floats, known: Known) -> Floats:
 
 def boosting(inside: Floats, outside: Floats, known: Known) -> Floats:
     """Histogram gradient boosting, which takes missing values as they are."""
-    grid = {"learning_rate": [0.03, 0.1], "max_leaf_nodes": [4, 31], "min_samples_leaf": [5, 20]}
+    grid = {"learning_rate": [0.03, 0.1], "max_leaf_nodes": [4, 16], "max_iter": [50, 150]}
     return known.chosen(HistGradientBoostingClassifier(random_state=0), grid, inside).predict_proba(outside)
 
 
@@ -69,7 +69,9 @@ def cox(inside: Floats, outside: Floats, known: Known) -> Floats:
     Takes all rows, those too whose follow-up is too short for a label.
     """
     ready = make_pipeline(
-        SimpleImputer(strategy="median", add_indicator=True), QuantileTransformer(100, output_distribution="normal"), StandardScaler()
+        SimpleImputer(strategy="median", add_indicator=True),
+        QuantileTransformer(n_quantiles=100, output_distribution="normal"),
+        StandardScaler(),
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # fewer rows than quantiles in small folds

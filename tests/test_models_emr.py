@@ -163,7 +163,7 @@ def test_normal_scores_are_those_of_scikit_learn():
     rng = np.random.default_rng(0)
     train = np.stack([rng.lognormal(0, 1, 400), rng.integers(0, 4, 400).astype(float)], axis=1)
     knots = np.quantile(train, np.linspace(0, 1, 33), axis=0)
-    reference = QuantileTransformer(33, output_distribution="normal").fit(train)
+    reference = QuantileTransformer(n_quantiles=33, output_distribution="normal").fit(train)
     inside = train[(train[:, 0] > knots[1, 0]) & (train[:, 0] < knots[-2, 0]) & (train[:, 1] > 0) & (train[:, 1] < 3)]
     found = normal_score(torch.from_numpy(inside).float(), torch.from_numpy(knots.T.copy()).float())
     assert len(inside) > 150

@@ -195,6 +195,8 @@ def _comparable(recipe: Recipe, own: Manifest, other: Manifest, cohort: str) -> 
             raise RunError(
                 f"cohort '{cohort}' can't be scored: column '{name}' is {found}, the model reads {field.dtype} {list(field.shape)}; ingest it with the same size and dtype"
             )
+    if own.label_rule.get("horizon_days") != other.label_rule.get("horizon_days"):
+        raise RunError(f"cohort '{cohort}' can't be scored: its labels are of another horizon; ingest it with the same horizon=DAYS")
     if own.label_names != other.label_names:
         raise RunError(f"cohort '{cohort}' can't be scored: its classes are {list(other.label_names)}, the model's {list(own.label_names)}")
 

@@ -51,7 +51,7 @@ class Clinical:
     visits: int = 0
     """Length of every sequence; 0: no visits."""
     label_names: tuple[str, ...] = ()
-    """Those classes of the table that a sample has."""
+    """Those classes of the table that a sample has; of labels by horizon always both."""
     evidence: tuple[Evidence, ...] = ()
     findings: tuple[Finding, ...] = ()
 
@@ -90,7 +90,7 @@ def attach(samples: list[Staged], table: EMRTable, name: str, spec: IngestSpec, 
         table.columns,
         table.sequence_columns,
         length,
-        tuple(n for n in classes if n in there),
+        tuple(n for n in classes if n in there or spec.event is not None),  # an event that nobody has yet still is class 1
         evidence,
         (*told, *findings, *found.findings),
     )

@@ -36,11 +36,11 @@ class ColumnEncoder(nn.Module):
         self.categories = [(i, len(column.categories)) for i, column in enumerate(columns) if column.kind == "category"]
         self.encoding, self.embedding = numbers, embedding
         if numbers != "linear":
-            if self.numbers and not quantiles:
+            if not quantiles:
                 raise RecipeError(
                     f"recipe key 'model.numbers' is '{numbers}', but the cohort doesn't hold the quantiles of its columns; ingest it again"
                 )
-            knots = torch.tensor([list(quantiles[i]) for i in self.numbers], dtype=torch.float32).reshape(len(self.numbers), -1)
+            knots = torch.tensor(quantiles, dtype=torch.float32).reshape(len(quantiles), -1)[self.numbers]
             self.register_buffer("knots", knots[:, :: max(1, (knots.shape[1] - 1) // BINS)] if numbers == "piecewise" else knots)
         each = self.knots.shape[1] - 1 if numbers == "piecewise" else 1
         hot = sum(size for _, size in self.categories)
