@@ -82,13 +82,14 @@ def optimise(parts: Parts, batch: dict[str, torch.Tensor], global_rows: int, ste
     """
     engine, adversary, world = parts.engine, parts.adversary, parts.stream.world
     total = batch["weight"].sum()
-    dist.all_reduce(total)
+    added = dist.all_reduce(total, async_op=True)  # not needed before the first loss: no worker waits for another one's augmentation
     micros = micro_batches(batch, largest_part=-(-global_rows // world), micro_batch=parts.recipe.train.micro_batch)
     share = torch.zeros((), device=total.device)
     for index, micro in enumerate(micros):
         torch.manual_seed(hash((parts.recipe.train.seed, step, index, parts.stream.rank)))  # dropout: a function of the place in training
         engine.set_gradient_accumulation_boundary(index == len(micros) - 1)
         losses = adversary.loss(engine, micro, step) if adversary else parts.task.loss(engine, micro)
+        added.wait()
         portions = micro["weight"] / total.clamp(min=1.0)
         loss = (losses * portions).sum()
         engine.backward(loss * world, scale_wrt_gas=False)
