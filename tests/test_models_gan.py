@@ -249,6 +249,16 @@ def test_quality_measures_equal_scikit_images():
     assert psnr(original, original).tolist() == [HIGHEST_PSNR] * 3
 
 
+def test_ssim_equals_monais_in_two_and_three_dimensions():
+    from monai.losses import SSIMLoss
+
+    for shape in ((2, 2, 20, 17), (2, 1, 12, 13, 15)):
+        original = torch.rand(*shape, generator=torch.Generator().manual_seed(0))
+        image = (original + 0.2 * noise(*shape)).clamp(0, 1)
+        theirs = SSIMLoss(spatial_dims=len(shape) - 2, reduction="none")(image, original)
+        torch.testing.assert_close(1 - ssim(image, original), theirs.flatten(1).mean(1), atol=1e-5, rtol=0)
+
+
 def test_a_model_that_changes_nothing_scores_as_its_input_and_every_row_has_its_own_degradation():
     task, image = restoration(), 3 * torch.rand(6, 1, 28, 28, generator=torch.Generator().manual_seed(0)) - 1
     batch = {"image": image, "row": torch.arange(6)}
