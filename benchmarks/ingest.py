@@ -4,26 +4,35 @@ Ours is the whole command: headers, decoding, display values, hashes, split, sha
 choice of decoder and saves what comes out; it reuses 64 output files, so that the disk holds it. The two take turns.
 A third of the files is uncompressed, a third RLE, a sixth each JPEG-LS and JPEG 2000 (lossless). Compressed frames repeat after
 `--distinct` files, under other patients and UIDs, since encoding 20,000 of them would take longer than the benchmark.
+Memory is the largest sum over the command's processes, Ray's included, asked for every two seconds.
 
     python benchmarks/ingest.py [--files 20000] [--rounds 3] [--workers 2]
+
+With --plan instead: how long it takes until the first pixels of so many small files (DICOM, then PNG) are read, and the memory until then.
+
+    python benchmarks/ingest.py --plan 200000
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pydicom
 from common import machine, markdown, median, spread
+from PIL import Image
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, JPEG2000Lossless, JPEGLSLossless, RLELossless
 
@@ -38,35 +47,56 @@ def main() -> None:
     parser.add_argument("--distinct", type=int, default=96)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--plan", type=int, help="so many small files; only until the first is read")
     parser.add_argument("--data", type=Path, default=Path(tempfile.gettempdir()) / "hepdist-bench-ingest", help="kept between calls")
     parser.add_argument("--plain", type=Path, help=argparse.SUPPRESS)  # the plain loop over one folder, in this process
     arguments = parser.parse_args()
     if arguments.plain:
         plain_loop(arguments.plain)
         return
-    source = arguments.data / f"{arguments.files}"
-    if not source.is_dir():
-        write_files(source, arguments.files, arguments.distinct)
     print(machine(), flush=True)
+    if arguments.plan:
+        rows = [planned(kind, arguments.plan, arguments.workers, arguments.data) for kind in ("DICOM", "PNG")]
+        print(markdown(["files", "until the first pixels are read, s", "peak memory until then, GiB"], rows))
+    else:
+        print(compared(arguments.files, arguments.distinct, arguments.rounds, arguments.workers, arguments.data))
+    print(machine())
+
+
+def compared(files: int, distinct: int, rounds: int, workers: int, data: Path) -> str:
+    """Files a second of both, in turn, as a table."""
+    source = data / f"{files}"
+    if not source.is_dir():
+        write_files(source, files, distinct)
     ours, plain, peaks = [], [], []
-    for _ in range(arguments.rounds):
-        plain.append(arguments.files / timed([sys.executable, __file__, "--plain", str(source)])[0])
-        with tempfile.TemporaryDirectory(dir=arguments.data) as folder:
-            options = [f"workers={arguments.workers}", "near_identical=false"]
-            seconds, peak = timed(
-                [sys.executable, "-c", "from hepdist.cli import main; main()", "ingest", str(source), f"{folder}/cohort", *options]
-            )
-        ours.append(arguments.files / seconds)
+    for _ in range(rounds):
+        plain.append(files / timed([sys.executable, __file__, "--plain", str(source)])[0])
+        with tempfile.TemporaryDirectory(dir=data) as folder:
+            seconds, peak = timed(ingest_command(source, folder, workers))
+        ours.append(files / seconds)
         peaks.append(peak)
         print(f"  ours {ours[-1]:.1f}, plain {plain[-1]:.1f} files/s, peak {peaks[-1] / 2**30:.2f} GiB", flush=True)
     header = ["files", "workers", "ours, files/s", "plain, files/s", "ours / plain", "peak memory, GiB"]
     ratio = f"{median(ours) / median(plain):.2f}"
-    print(
-        markdown(
-            header, [[str(arguments.files), str(arguments.workers), spread(ours, 1), spread(plain, 1), ratio, f"{max(peaks) / 2**30:.2f}"]]
+    return markdown(header, [[str(files), str(workers), spread(ours, 1), spread(plain, 1), ratio, f"{max(peaks) / 2**30:.2f}"]])
+
+
+def planned(kind: str, count: int, workers: int, data: Path) -> list[str]:
+    """A row of the table: from the start of the command to the first staged pixels."""
+    source = data / f"small-{kind}-{count}"
+    if not source.is_dir():
+        write_small_files(source, kind, count)
+    with tempfile.TemporaryDirectory(dir=data) as folder:
+        staging = Path(folder) / "cohort.part" / "staging"
+        seconds, peak = timed(
+            ingest_command(source, folder, workers), until=lambda: any(f.stat().st_size for f in staging.glob("unit-*.arrays"))
         )
-    )
-    print(machine())
+    return [f"{count:,} {kind}", f"{seconds:.1f}", f"{peak / 2**30:.2f}"]
+
+
+def ingest_command(source: Path, folder: str, workers: int) -> list[str]:
+    command = [sys.executable, "-c", "from hepdist.cli import main; main()", "ingest", str(source), f"{folder}/cohort"]
+    return [*command, f"workers={workers}"]
 
 
 def plain_loop(source: Path) -> None:
@@ -75,8 +105,8 @@ def plain_loop(source: Path) -> None:
             np.save(Path(folder) / f"{number % PLAIN_OUTPUTS}.npy", pydicom.dcmread(path).pixel_array)
 
 
-def timed(command: list[str]) -> tuple[float, int]:
-    """Seconds of a command, and the largest sum of memory that its processes held at once (shared pages once: PSS)."""
+def timed(command: list[str], until: Callable[[], bool] | None = None) -> tuple[float, int]:
+    """Seconds of a command, or until that is so, when it is interrupted; and the largest sum of memory that its processes held at once."""
     environment = {**os.environ, "HEPDIST_SALT": "a salt for benchmarks, long enough"}
     peak, began = 0, time.perf_counter()
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -84,20 +114,27 @@ def timed(command: list[str]) -> tuple[float, int]:
 
     def watch() -> None:
         nonlocal peak
-        while not done.wait(1.0):
+        while not done.wait(2.0):
             peak = max(peak, memory_of(process.pid))
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    code = process.wait()
+    while until is not None and process.poll() is None and not until():
+        time.sleep(0.1)
+    code = process.wait() if until is None else process.poll()
     seconds = time.perf_counter() - began
     done.set()
     watcher.join()
-    assert code == 0, f"{command[:4]} ended with {code}"
+    if until is not None and code is None:
+        peak = max(peak, memory_of(process.pid))
+        process.send_signal(signal.SIGINT)
+        process.wait()
+    assert not code, f"{command[:4]} ended with {code}"
     return seconds, peak
 
 
 def memory_of(pid: int) -> int:
+    """Of a process and all below it; shared pages once (PSS)."""
     total = 0
     try:
         tree = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
@@ -130,6 +167,27 @@ def write_files(folder: Path, count: int, distinct: int) -> None:
         dataset.SeriesInstanceUID, dataset.SOPInstanceUID = f"1.2.3.{number}.2", f"1.2.3.{number}.3"
         dataset.file_meta.MediaStorageSOPInstanceUID = UID(dataset.SOPInstanceUID)
         dataset.save_as(part / f"{number:06d}", enforce_file_format=True)
+    part.rename(folder)
+
+
+def write_small_files(folder: Path, kind: str, count: int) -> None:
+    """Images of 16x16: DICOM files of a patient each, in folders of a thousand, or PNG files in two folders that are classes."""
+    part = folder.with_name(f"{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 16), dtype=np.uint8)
+    memory = io.BytesIO()
+    if kind == "PNG":
+        Image.fromarray(pixels).save(memory, "PNG")
+    else:
+        dataset = radiograph(pixels.astype(np.uint16), ExplicitVRLittleEndian)
+        dataset.PatientID, dataset.StudyInstanceUID = "P0000000", "1.2.3.0000000.1"
+        dataset.SeriesInstanceUID = dataset.SOPInstanceUID = "1.2.3.0000000.2"
+        dataset.save_as(memory, enforce_file_format=True)
+    for number in range(count):
+        path = part / (f"{'ill' if number % 2 else 'well'}/{number}.png" if kind == "PNG" else f"{number // 1000}/{number}")
+        if number % 1000 < 2:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(memory.getvalue().replace(b"0000000", b"%07d" % (number + 1)))
     part.rename(folder)
 
 

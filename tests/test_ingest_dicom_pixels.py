@@ -23,7 +23,7 @@ from pydicom.uid import (
 )
 
 from hepdist.ingest.dicom_codestream import refuse_bomb
-from hepdist.ingest.dicom_pixels import decode, display_values, modality_values
+from hepdist.ingest.dicom_pixels import FASTEST, decode, display_values, modality_values
 from hepdist.ingest.dicom_refused import Refused
 
 
@@ -112,6 +112,42 @@ def test_eight_bit_images_keep_their_values_and_wider_ones_are_stretched() -> No
     assert display_values(padded, decode(padded)).tolist() == [[0, 128, 255, 255]]
     flat = image(np.full((2, 2), 7, np.uint16), "CR", "1")
     assert not display_values(flat, decode(flat)).any()
+
+
+@pytest.mark.parametrize(("dtype", "low"), [(np.uint8, 0), (np.int8, -128), (np.uint16, 300), (np.int16, -1500), (np.int32, -70_000)])
+def test_display_values_by_a_table_are_those_of_each_pixel(dtype: type, low: int) -> None:
+    top = min(low + 3000, np.iinfo(dtype).max)
+    pixels = np.random.default_rng(0).integers(low, top, (64, 64), dtype)  # fewer values than pixels: by a table
+    shown = {"WindowCenter": (low + top) / 2, "WindowWidth": (top - low) / 3, "RescaleSlope": 1.5, "RescaleIntercept": -7}
+    dataset = image(pixels, "CR", "1", **shown)
+    for levels in (255, 65535):
+        each = [display_values(dataset, row[None], levels) for row in pixels]  # more values than pixels in a row: each for itself
+        assert np.array_equal(display_values(dataset, pixels, levels), np.vstack(each))
+    assert len(np.unique(each)) > 50
+
+
+def test_values_that_do_not_occur_do_not_stretch_an_image() -> None:
+    pixels = np.random.default_rng(0).integers(100, 200, (64, 64), np.uint16)
+    pixels[0, :2] = 1000
+    padded = image(pixels, "CR", "1", PixelPaddingValue=1000)
+    inside = pixels[pixels < 1000].astype(float)
+    expected = np.rint(np.clip((pixels - inside.min()) / (inside.max() - inside.min()), 0, 1) * 255)
+    assert np.array_equal(display_values(padded, decode(padded)), expected)
+    table = Dataset()
+    table.LUTDescriptor, table.ModalityLUTType = [1001, 0, 16], "US"
+    table.LUTData = [min(n, 200) + 60_000 * (n == 500) for n in range(1001)]
+    looked_up = image(pixels, "CR", "1", ModalityLUTSequence=Sequence([table]))  # to 0..200; its peak at 500 is no pixel's
+    assert display_values(looked_up, decode(looked_up)).max() == 255
+
+
+@pytest.mark.parametrize("syntax", [JPEGLSLossless, JPEG2000Lossless])
+def test_what_the_fastest_plugin_cannot_decode_another_one_does(syntax: UID, monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = np.random.default_rng(0).integers(0, 4096, (64, 64), dtype=np.uint16)
+    coded = image(pixels, "CR", "1", BitsStored=12, HighBit=11)
+    coded.compress(syntax)
+    assert np.array_equal(decode(coded), pixels)
+    monkeypatch.setitem(FASTEST, syntax, "absent")
+    assert np.array_equal(decode(coded), pixels)
 
 
 def test_colour_becomes_luminance() -> None:

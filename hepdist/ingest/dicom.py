@@ -16,7 +16,7 @@ from hepdist.ingest.dicom_pixels import display_values, modality_values, pixel_s
 from hepdist.ingest.dicom_plan import Each, Wanted, plan
 from hepdist.ingest.dicom_refused import Refused, quiet
 from hepdist.ingest.files import Files
-from hepdist.ingest.headers import TAGS
+from hepdist.ingest.headers import TAGS, excerpt
 from hepdist.ingest.sample import Finding, Sample
 
 INCOMPLETE = Refused("incomplete", "another file of the series can't be read")
@@ -67,7 +67,9 @@ class DicomSource:
 
     def read(self, item: ImageItem | VolumeItem) -> Iterator[Sample | Finding]:
         try:
-            yield from self._images(item) if isinstance(item, ImageItem) else self._volume(item)
+            with quiet():
+                found = list(self._images(item) if isinstance(item, ImageItem) else self._volume(item))
+            yield from found  # whole before the first is told: of a file that breaks off none is ingested
         except Refused as refused:
             yield from (_finding(item, name, refused) for name in item.files)
             yield from (_finding(item, name, INCOMPLETE) for mask in item.masks for name in mask.files)
@@ -78,19 +80,16 @@ class DicomSource:
         mask = None if painted.mask is None else painted.mask[None]
         one_frame = header.frames == 1
         decoded = [read_pixels(self._files, header.file)] if one_frame else read_frames(self._files, header.file, range(item.frames))
-        samples = [  # whole before the first is told: of a file that breaks off none is ingested
-            Sample(
+        for frame, (dataset, pixels) in enumerate(decoded):
+            yield Sample(
                 key=f"{item.key}#{frame}" if frame else item.key,
                 image=display_values(dataset, pixels, self._levels)[None],
                 image_unit=f"display 0..{self._levels}",
                 mask=mask,
                 spacing=pixel_spacing(dataset),
                 files=(*item.files, *painted.used),
-                **self._keys(header),
+                **_keys(header, dataset),
             )
-            for frame, (dataset, pixels) in enumerate(decoded)
-        ]
-        yield from samples
 
     def _volume(self, item: VolumeItem) -> Iterator[Sample | Finding]:
         try:
@@ -109,15 +108,12 @@ class DicomSource:
             spacing=item.stack.spacing,
             affine=item.stack.affine,
             files=(*item.files, *painted.used),
-            **self._keys(item.header),
+            **_keys(item.header, self._header(item.header.file)),
         )
 
-    def _keys(self, header: Header) -> dict[str, Any]:
-        """Raw keys of one file, and its header as far as facts of it may leave once they are cleaned."""
-        with quiet(), self._files.open(header.file) as stream:
-            tags = pydicom.dcmread(cast(Any, stream), force=True, stop_before_pixels=True, specific_tags=cast(Any, TAGS))
-        of = {"patient": header.patient, "study": header.study, "series": header.series}
-        return {**of, "site": header.facts.site, "date": header.facts.date, "header": tags}
+    def _header(self, name: str) -> Dataset:
+        with self._files.open(name) as stream:
+            return pydicom.dcmread(cast(Any, stream), force=True, stop_before_pixels=True, specific_tags=cast(Any, TAGS))
 
     def _planes(self, item: VolumeItem) -> Iterator[np.ndarray]:
         """Modality values [H, W] of each plane in order, one plane in memory at a time."""
@@ -170,6 +166,12 @@ def _grey(pixels: np.ndarray, plane: Plane) -> np.ndarray:
     if pixels.shape != plane.size:
         raise Refused("colour", "a slice in colour, which is no CT, MR or PT measurement")
     return pixels
+
+
+def _keys(header: Header, dataset: Dataset) -> dict[str, Any]:
+    """Raw keys of one file, and of its header what facts are taken from once it is cleaned."""
+    of = {"patient": header.patient, "study": header.study, "series": header.series}
+    return {**of, "site": header.facts.site, "date": header.facts.date, "header": excerpt(dataset)}
 
 
 def _finding(item: ImageItem | VolumeItem, name: str, refused: Refused) -> Finding:

@@ -9,6 +9,7 @@ import pydicom
 from pydicom.dataset import Dataset
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
+from hepdist.errors import HepdistError
 from hepdist.ingest import dicom_facts
 from hepdist.ingest.dicom_codestream import LARGEST, is_deflated, refuse_bomb
 from hepdist.ingest.dicom_facts import Facts, read_facts
@@ -33,6 +34,7 @@ RT_STRUCTURE_SET = "1.2.840.10008.5.1.4.1.1.481.3"
 DICOMDIR = "1.2.840.10008.1.3.10"
 LEADING_GROUPS = (b"\x02\x00", b"\x08\x00", b"\x00\x02", b"\x00\x08")
 """First bytes of a file without preamble: group 0002 or 0008, in either byte order."""
+EMPTY = "empty", "the file is empty or can't be read"
 FARTHEST = 1e5
 """mm; a place farther off is a damaged number."""
 
@@ -91,21 +93,26 @@ def read_header(files: Files, name: str) -> Header | Finding:
     """The header of one file, or the audit row that says why it is no DICOM image. Never raises for what a file holds."""
     if is_hidden(name):
         return Finding(name, "ignored", "hidden-file", "hidden file of an operating system")
-    start = files.head(name, 1024)
-    if not start:
-        return Finding(name, "quarantined", "empty", "the file is empty or can't be read")
-    if start[128:132] != b"DICM" and start[:2] not in LEADING_GROUPS:
-        return Finding(name, "quarantined", "not-dicom", "no DICOM file: neither preamble nor a leading group 0002 or 0008")
     try:
-        if is_deflated(start):
-            refuse_bomb(files.read(name), LARGEST)
         with quiet(), files.open(name) as stream:
+            start = stream.read(1024)
+            if not start:
+                raise Refused(*EMPTY)
+            if start[128:132] != b"DICM" and start[:2] not in LEADING_GROUPS:
+                raise Refused("not-dicom", "no DICOM file: neither preamble nor a leading group 0002 or 0008")
+            if is_deflated(start):
+                refuse_bomb(files.read(name), LARGEST)
+            stream.seek(0)
             dataset = pydicom.dcmread(cast(Any, stream), force=True, stop_before_pixels=True, specific_tags=cast(Any, TAGS))
             ended = not stream.read(1) and _syntax(dataset) != DeflatedExplicitVRLittleEndian  # which is read to its end in any case
             return _header(name, dataset, ended)
     except Refused as refused:
         outcome = "ignored" if refused.check in ("dicomdir", "no-image") else "quarantined"
         return Finding(name, outcome, refused.check, refused.reason)
+    except OSError:
+        return Finding(name, "quarantined", *EMPTY)
+    except HepdistError:  # a store that can't be reached
+        raise
     except Exception:  # a damaged file can make the parser raise anything; its message may quote the file
         return Finding(name, "quarantined", "damaged-header", "the DICOM header can't be parsed")
 

@@ -6,7 +6,7 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import pydicom
 
@@ -23,7 +23,30 @@ class Refused(Exception):
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Read what is written, without validation, warnings or log lines: these quote values, and values may be about a patient."""
+    """Read what is written, without validation, warnings or log lines: these quote values, and values may be about a patient.
+
+    Inside another such block it does nothing: to set the level of a logger empties the caches of all loggers, which costs more
+    than to parse a header.
+    """
+    global _inside
+    if not _inside:
+        _outermost.enter_context(_hushed())
+    _inside += 1
+    try:
+        yield
+    finally:
+        _inside -= 1
+        if not _inside:
+            _outermost.close()
+
+
+_inside = 0
+"""Blocks of `quiet` that this process is in, and what ends the outermost one."""
+_outermost = ExitStack()
+
+
+@contextmanager
+def _hushed() -> Iterator[None]:
     loggers = [logging.getLogger(name) for name in LOGGERS]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

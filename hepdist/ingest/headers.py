@@ -63,6 +63,18 @@ MODELS = (
 """Product families; a model is written as those of them that its name holds."""
 
 
+def excerpt(dataset: Dataset) -> Dataset:
+    """The elements of TAGS alone, each read by the character set of the data set; one that can't be read is left out."""
+    found = Dataset()
+    for keyword in TAGS:
+        try:
+            if keyword in dataset:
+                found.add(dataset[keyword])
+        except Exception:  # a damaged value: not known
+            continue
+    return found
+
+
 def header_row(dataset: Dataset, names: Pseudonyms) -> dict[str, str | float]:
     """The row of one series, from any one of its files' headers (TAGS): '' and NaN where it says nothing that may leave.
 

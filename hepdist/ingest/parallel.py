@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import logging
 import pickle
@@ -13,6 +14,8 @@ import pyarrow as pa
 
 AT_ONCE = 256
 """Items of `as_map` that a process takes at once."""
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+"""Parameters of glibc's mallopt (malloc.h)."""
 Make = Callable[..., Callable[[Any], Any]]
 
 
@@ -105,9 +108,22 @@ def _work(batch: pa.Table, shared: list[Any]) -> pa.Table:
     import ray
 
     if shared[0].hex() not in _made:
+        _keep_freed_memory()
         _made.clear()
         make, arguments = pickle.loads(ray.get(shared[0]))
         _made[shared[0].hex()] = make(*arguments)
     work = _made[shared[0].hex()]
     results = [pickle.dumps(work(pickle.loads(item.as_buffer()))) for item in batch["item"]]
     return pa.table({"index": batch["index"], "result": pa.array(results, pa.large_binary())})
+
+
+def _keep_freed_memory() -> None:
+    """Let this process use freed blocks of up to 32 MiB again. glibc gives them back to the system, which faults in each new one page by
+    page: to copy 2 MiB took 1.5 ms instead of 0.2, and a radiograph is copied several times on its way.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):  # another C library
+        return
+    mallopt(M_MMAP_THRESHOLD, 32 << 20)
+    mallopt(M_TRIM_THRESHOLD, 256 << 20)
