@@ -100,6 +100,8 @@ class IngestSpec(Spec):
     """Processes that read and write. None: this one alone for a small source, else one a CPU of the cluster."""
     overwrite: bool = False
     """Replace a cohort that is already there."""
+    append: bool = False
+    """Add to a cohort that is already there: what is in it stays as it is, and what is new is fitted to it."""
 
     @field_validator(
         "emr_columns",
@@ -134,6 +136,12 @@ class IngestSpec(Spec):
     def _map_with_key(self) -> IngestSpec:
         if (self.reidentification_map is None) != (self.reidentification_key is None):
             raise ValueError("a re-identification map needs both reidentification_map=FILE and reidentification_key=KEYFILE")
+        return self
+
+    @model_validator(mode="after")
+    def _added_or_replaced(self) -> IngestSpec:
+        if self.append and self.overwrite:
+            raise ValueError("append=true adds to a cohort and overwrite=true replaces it; give one of them")
         return self
 
     @field_validator("split")

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from hepdist.ingest.emr_known import KnownColumns
 from hepdist.ingest.emr_read import TABLE_KINDS
 from hepdist.ingest.fhir import FHIR_KINDS, is_fhir
 from hepdist.ingest.files import Files, is_hidden
@@ -26,9 +27,9 @@ class TableSource:
     mask_classes: tuple[str, ...] = ()
     multilabel = False
 
-    def __init__(self, files: Files, spec: IngestSpec):
+    def __init__(self, files: Files, spec: IngestSpec, known: KnownColumns | None = None):
         path = _path(files)
-        self.table = read_emr(path, spec, by_row=True)
+        self.table = read_emr(path, spec, by_row=True, known=known)
         self.label_names = self.table.label_names
         hidden = [Finding(name, "ignored", "hidden-file", "left by an operating system") for name in files.names if is_hidden(name)]
         self.findings: Sequence[Finding] = [*file_findings(self.table, path.name), *self.table.findings, *hidden]
