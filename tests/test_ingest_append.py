@@ -14,6 +14,7 @@ from PIL import Image
 from hepdist.errors import IngestError, RecipeError
 from hepdist.ingest import ingest
 from hepdist.ingest.check import check_cohort
+from hepdist.ingest.pseudonym import Pseudonyms
 from hepdist.shards.manifest import SPLITS, Manifest
 
 SALT = "a salt for tests, 32 bytes long."
@@ -126,8 +127,6 @@ def test_an_image_of_two_patients_in_two_splits_is_quarantined_and_their_others_
     for i in range(0, 40, 2):  # a patient of each split, by the audit's hash of their file
         path = next((tmp_path / "a").rglob(f"p{i // 2}-{i}.png"))
         names[i // 2] = path
-    from hepdist.ingest.pseudonym import Pseudonyms
-
     pseudonyms = Pseudonyms(SALT.encode())
     split = {row["patient"]: row["split"] for row in rows.values()}
     where = {n: split[pseudonyms.of("patient", f"p{n}")] for n in names}

@@ -22,6 +22,7 @@ from hepdist.ingest.pipeline import Build
 from hepdist.ingest.split import decide
 from hepdist.ingest.stage import Staged
 from hepdist.ingest.statistics import Part, visits_of
+from hepdist.ingest.table import TableSource
 from hepdist.ingest.unite import record_of, straddling
 from hepdist.shards.manifest import SPLITS, EMRColumn, Manifest, Shard
 
@@ -39,6 +40,10 @@ class Append(Build):
         if self.source.kind != manifest.source or self.source.multilabel != manifest.multilabel:
             raise IngestError(
                 f"the source is of the kind '{self.source.kind}', the cohort of '{manifest.source}'; make a cohort of its own of it"
+            )
+        if isinstance(self.source, TableSource) and self.source.table.by_row:
+            raise IngestError(
+                "no column of the table names the patient, so new rows can't be told from those of the cohort; add patient_key=COLUMN"
             )
         self.onto, self.frozen = onto, onto.frozen
         self.audit = Audit(onto.audit)
