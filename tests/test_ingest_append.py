@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from canaries import Canaries, listening, search
+from cryptography.exceptions import InvalidTag
 from PIL import Image
+from test_ingest_restart import kill_when, start
 
 from hepdist.errors import IngestError, RecipeError
 from hepdist.ingest import ingest
 from hepdist.ingest.check import check_cohort
+from hepdist.ingest.likeness import likeness_of
+from hepdist.ingest.people import read_people
 from hepdist.ingest.pseudonym import Pseudonyms
+from hepdist.ingest.stage import content_of
+from hepdist.inspect.facts import gather
+from hepdist.inspect.sections import counts
 from hepdist.shards.manifest import SPLITS, Manifest
 
 SALT = "a salt for tests, 32 bytes long."
 APPEND = "append=true"
+NAMES = Pseudonyms(SALT.encode())
 
 
 @pytest.fixture(autouse=True)
@@ -127,9 +137,8 @@ def test_an_image_of_two_patients_in_two_splits_is_quarantined_and_their_others_
     for i in range(0, 40, 2):  # a patient of each split, by the audit's hash of their file
         path = next((tmp_path / "a").rglob(f"p{i // 2}-{i}.png"))
         names[i // 2] = path
-    pseudonyms = Pseudonyms(SALT.encode())
     split = {row["patient"]: row["split"] for row in rows.values()}
-    where = {n: split[pseudonyms.of("patient", f"p{n}")] for n in names}
+    where = {n: split[NAMES.of("patient", f"p{n}")] for n in names}
     one = next(n for n in where if where[n] == "train")
     other = next(n for n in where if where[n] == "test")
     for i, n in ((100, one), (101, other), (102, one)):
@@ -203,3 +212,136 @@ def test_another_salt_or_no_cohort_or_one_that_kept_nothing_is_refused(tmp_path,
     (tmp_path / "cohort/manifest.json").write_text(json.dumps(values))
     with pytest.raises(IngestError, match=r"^cohort 'cohort' doesn't keep what is needed to add to it; ingest all its sources anew$"):
         ingest(source, str(tmp_path / "cohort"), [PATIENT, APPEND])
+
+
+@pytest.mark.parametrize("rounds", [3, pytest.param(20, marks=pytest.mark.slow)])
+def test_an_append_killed_at_random_moments_leaves_the_old_cohort_and_ends_with_the_same_bytes(tmp_path, rounds):
+    ingest(str(pictures(tmp_path / "a", range(40), side=64)), str(tmp_path / "cohort"), [PATIENT])
+    old = contents(tmp_path / "cohort")
+    source = pictures(tmp_path / "b", range(40, 240), side=64)
+    shutil.copytree(tmp_path / "cohort", tmp_path / "undisturbed/cohort")
+    ingest(str(source), str(tmp_path / "undisturbed/cohort"), [PATIENT, APPEND])
+    expected = contents(tmp_path / "undisturbed/cohort")
+    draw, killed = random.Random(rounds), 0
+    for number in range(rounds):
+        cohort = tmp_path / f"{number}/cohort"
+        shutil.copytree(tmp_path / "cohort", cohort)
+        units = draw.randrange(68)
+        killed += kill_when(start(source, cohort, PATIENT, APPEND), cohort.with_name("cohort.part"), units, draw.random() * 0.05)
+        there = cohort if cohort.exists() else cohort.with_name(".cohort.replaced")
+        assert contents(there) in (old, expected)
+        ingest(str(source), str(cohort), [PATIENT, APPEND])
+        assert contents(cohort) == expected
+        assert [p.name for p in cohort.parent.iterdir()] == ["cohort"]
+    assert killed
+
+
+@pytest.mark.parametrize("done", ["the old cohort is aside", "the new one is in its place"])
+def test_a_kill_between_the_renames_of_the_last_step_loses_nothing(tmp_path, done):
+    ingest(str(pictures(tmp_path / "a", range(20))), str(tmp_path / "cohort"), [PATIENT])
+    shutil.copytree(tmp_path / "cohort", tmp_path / ".cohort.replaced")
+    source = pictures(tmp_path / "b", range(20, 30))
+    ingest(str(source), str(tmp_path / "cohort"), [PATIENT, APPEND])
+    expected = contents(tmp_path / "cohort")
+    assert not (tmp_path / ".cohort.replaced").exists()
+    shutil.copytree(tmp_path / "cohort", tmp_path / ".cohort.replaced")
+    if done == "the old cohort is aside":
+        (tmp_path / "cohort").rename(tmp_path / "cohort.part")
+    ingest(str(source), str(tmp_path / "cohort"), [PATIENT, APPEND])
+    assert contents(tmp_path / "cohort") == expected
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "b", "cohort"]
+
+
+def test_shards_that_are_there_are_the_same_files_on_disk(tmp_path):
+    first = ingest(str(pictures(tmp_path / "a", range(20))), str(tmp_path / "cohort"), [PATIENT])
+    nodes = {shard.path: (tmp_path / "cohort" / shard.path).stat().st_ino for shard in first.shards}
+    ingest(str(pictures(tmp_path / "b", range(20, 26))), str(tmp_path / "cohort"), [PATIENT, APPEND])
+    assert {path: (tmp_path / "cohort" / path).stat().st_ino for path in nodes} == nodes
+    assert {(tmp_path / "cohort" / path).stat().st_nlink for path in nodes} == {1}
+
+
+def test_a_damaged_shard_is_not_carried_on(tmp_path):
+    first = ingest(str(pictures(tmp_path / "a", range(20))), str(tmp_path / "cohort"), [PATIENT])
+    shard = tmp_path / "cohort" / first.shards[0].path
+    shard.write_bytes(shard.read_bytes()[:-9])
+    with pytest.raises(
+        IngestError, match=r"^cohort 'cohort': shards/train-00000.parquet is missing or damaged; hepdist inspect says more$"
+    ):
+        ingest(str(pictures(tmp_path / "b", range(20, 26))), str(tmp_path / "cohort"), [PATIENT, APPEND])
+
+
+def test_sites_stay_whole_and_in_their_split(tmp_path):
+    def batch(folder: str, numbers: range) -> str:
+        lines = [f"{i}.png,{i % 2},s{i % 7}" for i in numbers]
+        for i in numbers:
+            picture(tmp_path / folder / f"{i}.png", i)
+        (tmp_path / folder / "labels.csv").write_text("\n".join(["file,label,site", *lines]))
+        return str(tmp_path / folder)
+
+    ingest(batch("a", range(35)), str(tmp_path / "cohort"), ["split_by=site"])
+    split = {i % 7: rows_of(tmp_path / "cohort")[NAMES.of("sample", f"{i}.png")]["split"] for i in range(7)}
+    manifest = ingest(batch("b", range(35, 49)), str(tmp_path / "cohort"), [APPEND])
+    rows = rows_of(tmp_path / "cohort")
+    assert {i: rows[NAMES.of("sample", f"{i}.png")]["split"] for i in range(49)} == {i: split[i % 7] for i in range(49)}
+    assert manifest.split_rule["kind"] == "site" and manifest.split_rule["sites"] == 7
+
+
+def test_official_splits_go_on_and_a_patient_without_one_stays_out(tmp_path):
+    for i in range(30):
+        picture(tmp_path / f"a/{('train', 'val', 'test')[i % 3]}/{'ill' if i % 2 else 'well'}/{i}.png", i)
+    ingest(str(tmp_path / "a"), str(tmp_path / "cohort"))
+    for i in range(30, 36):
+        picture(tmp_path / f"b/{('train', 'val', 'test')[i % 3]}/{'ill' if i % 2 else 'well'}/{i}.png", i)
+    manifest = ingest(str(tmp_path / "b"), str(tmp_path / "cohort"), [APPEND])
+    assert [manifest.rows(s) for s in SPLITS] == [12, 12, 12]
+    for i in range(36, 40):
+        picture(tmp_path / f"c/{'ill' if i % 2 else 'well'}/{i}.png", i)
+    manifest = ingest(str(tmp_path / "c"), str(tmp_path / "cohort"), [APPEND])
+    assert (manifest.counts["audit"]["no-split"], sum(manifest.rows(s) for s in SPLITS)) == (4, 36)
+
+
+def test_people_parquet_holds_no_thumbnail_that_can_be_read_without_the_salt(tmp_path, monkeypatch):
+    ingest(str(pictures(tmp_path / "a", range(20))), str(tmp_path / "cohort"), [PATIENT])
+    path = tmp_path / "cohort/people.parquet"
+    members = read_people(path, NAMES)
+    image = np.asarray(Image.open(tmp_path / "a/ill/p0-0.png"))[None]
+    member = next(m for m in members if m.sample_id == NAMES.of("sample", "ill/p0-0.png"))
+    assert member.likeness == likeness_of(image) and len(member.likeness) == 8 + 256
+    assert member.content == NAMES.of("content", content_of(image))
+    raw = path.read_bytes()
+    for one in members:
+        assert one.likeness not in raw and one.likeness[8:40] not in raw
+    assert content_of(image).encode() not in raw
+    with pytest.raises(InvalidTag):
+        read_people(path, Pseudonyms(SALT[::-1].encode()))
+
+
+def test_inspect_says_how_often_a_cohort_was_added_to(tmp_path):
+    ingest(str(pictures(tmp_path / "a", range(20))), str(tmp_path / "cohort"), [PATIENT])
+    assert counts(gather(tmp_path / "cohort")).note == "split by a salted hash of the patient 6:2:2"
+    ingest(str(pictures(tmp_path / "b", range(20, 26))), str(tmp_path / "cohort"), [PATIENT, APPEND])
+    facts = gather(tmp_path / "cohort")
+    assert counts(facts).note == "split by a salted hash of the patient 6:2:2; added to 1 time"
+    assert facts.sound
+
+
+def test_nothing_of_the_names_in_two_batches_gets_out(tmp_path):
+    canaries = Canaries()
+    for part in ("a", "b"):
+        for folder in (canaries.text(), canaries.text()):
+            for i in range(3):
+                picture(tmp_path / part / folder / f"{canaries.text()}.png", len(canaries.planted) * 10 + i)
+    table = f"file,label,site,{canaries.text()}\n"
+    for part in ("a", "b"):
+        names = [p.relative_to(tmp_path / part).as_posix() for p in sorted((tmp_path / part).rglob("*.png"))]
+        lines = [
+            f"{name},{'ill' if i % 2 else canaries.text() if part == 'b' and not i else 'well'},{canaries.text()},x"
+            for i, name in enumerate(names)
+        ]
+        (tmp_path / part / "labels.csv").write_text(table + "\n".join(lines))
+    with listening() as heard:
+        ingest(str(tmp_path / "a"), str(tmp_path / "out/cohort"))
+        manifest = ingest(str(tmp_path / "b"), str(tmp_path / "out/cohort"), [APPEND])
+    assert heard.error is None
+    assert search(canaries, tmp_path / "out") == [] and canaries.leaks(heard.said) == []
+    assert manifest.counts["audit"]["label-unknown"] == 1 and len(rows_of(tmp_path / "out/cohort")) == 11

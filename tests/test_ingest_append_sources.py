@@ -10,16 +10,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from dicom_files import image, save, slices, uid
-from test_ingest_append import APPEND, SALT, audit_of, contents, reasons, rows_of
+from test_ingest_append import APPEND, NAMES, SALT, audit_of, contents, reasons, rows_of
 
 from hepdist.errors import IngestError
 from hepdist.ingest import ingest
-from hepdist.ingest.pseudonym import Pseudonyms
 from hepdist.ingest.reidentify import reidentify
 from hepdist.shards.format import decode
 from hepdist.shards.manifest import SPLITS, Manifest
-
-NAMES = Pseudonyms(SALT.encode())
 
 
 @pytest.fixture(autouse=True)

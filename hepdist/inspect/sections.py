@@ -59,7 +59,10 @@ def counts(facts: Facts) -> Section:
     }  # fmt: skip
     kept = kinds.get(rule.get("kind", ""), "")
     ratio = ":".join(f"{part:g}" for part in rule.get("ratio", ())) if rule.get("kind") == "hash" else ""
-    return Section(f"cohort {facts.manifest.name} ({facts.manifest.source})", columns, (*rows, total), f"{kept} {ratio}".strip())
+    times = facts.manifest.generation
+    added = f"added to {times:,} time{'s' if times > 1 else ''}" if times else ""
+    note = "; ".join(part for part in (f"{kept} {ratio}".strip(), added) if part)
+    return Section(f"cohort {facts.manifest.name} ({facts.manifest.source})", columns, (*rows, total), note)
 
 
 def _counts_row(name: str, split: SplitFacts, unlabelled: bool) -> tuple[str, ...]:
