@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
@@ -14,7 +14,11 @@ from hepdist.ingest.pseudonym import Pseudonyms
 from hepdist.ingest.sample import Finding
 from hepdist.ingest.stage import Staged
 
+AUDIT = "audit.parquet"
+FIELDS = ("file", "source_sha256", "outcome", "check", "reason", "study", "series")
+"""What the fields of a Row are called in the file."""
 COLUMNS = ("source_sha256", "file", "outcome", "check", "reason", "study", "series")
+"""The same in the order of the file."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +49,11 @@ def rows_of(sample: Staged, outcome: str, check: str = "", reason: str = "") -> 
 
 
 class Audit:
-    """One row a file, the last one that was made of it."""
+    """One row a file, the last one that was made of it; beside them, the rows of the cohort that is added to."""
 
-    def __init__(self) -> None:
+    def __init__(self, earlier: Sequence[Row] = ()) -> None:
         self._rows: dict[str, Row] = {}
+        self._earlier = earlier
 
     def add(self, row: Row) -> None:
         """Replaces what was found of the same file before; a study, series or hash known by then is kept."""
@@ -59,10 +64,14 @@ class Audit:
             )  # fmt: skip
         self._rows[row.file] = row
 
+    def rows(self) -> list[Row]:
+        """All, in a fixed order that is that of pseudonyms, so that not even the order of names gets out."""
+        return sorted(_joined(self._earlier, list(self._rows.values())), key=astuple)
+
     def counts(self) -> dict[str, int]:
         """Files by outcome, and by check where one failed."""
         total: Counter[str] = Counter({"ingested": 0, "quarantined": 0, "ignored": 0})
-        for row in self._rows.values():
+        for row in self.rows():
             total[row.outcome] += 1
             if row.check:
                 total[row.check] += 1
@@ -74,8 +83,35 @@ class Audit:
         return reasons.most_common(1)[0][0] if reasons else "no image was found"
 
     def write(self, path: Path) -> None:
-        """Ordered by pseudonym, so that not even the order of names gets out."""
-        rows = [astuple(self._rows[file]) for file in sorted(self._rows)]
-        order = ("file", "source_sha256", "outcome", "check", "reason", "study", "series")
-        table = pa.table({name: pa.array([row[i] for row in rows], pa.string()) for i, name in enumerate(order)})
+        rows = [astuple(row) for row in self.rows()]
+        table = pa.table({name: pa.array([row[i] for row in rows], pa.string()) for i, name in enumerate(FIELDS)})
         pq.write_table(table.select(COLUMNS), path)
+
+
+def read_audit(path: Path) -> list[Row]:
+    """The rows of a cohort's audit. Raises KeyError where somebody took a column out."""
+    table = pq.read_table(path)
+    return [Row(*values) for values in zip(*(table[name].to_pylist() for name in FIELDS), strict=True)]
+
+
+def _joined(earlier: Sequence[Row], new: Sequence[Row]) -> list[Row]:
+    """The earlier rows, and those of the new that say something else: of files, or file contents, that were not there before.
+
+    A file that was found with the same bytes before keeps its row, unless it was left out then and is ingested now. So does a part of
+    a file (which has no hash), unless files with new bytes were found: its own may be one of them.
+    """
+    if not earlier:
+        return list(new)
+    known = {(row.file, row.sha256): row for row in earlier}
+    fresh = any(row.sha256 and (row.file, row.sha256) not in known for row in new)
+    found = dict.fromkeys(earlier)
+    for row in new:
+        before = known.get((row.file, row.sha256))
+        if not fresh and not row.sha256 and row.check == "duplicate":  # of a file that was read before, so it is there by its own doing
+            continue
+        if before is None or (fresh and not row.sha256):
+            found[row] = None
+        elif row.outcome == "ingested" and before.outcome != "ingested":
+            del found[before]
+            found[row] = None
+    return list(found)

@@ -13,10 +13,12 @@ Bad = list[tuple[Staged, str, str]]
 """(sample, check, reason)"""
 
 
-def name_labels(samples: Sequence[Staged], declared: tuple[str, ...], unlabelled: tuple[str, ...]) -> tuple[tuple[str, ...], Bad]:
+def name_labels(
+    samples: Sequence[Staged], declared: tuple[str, ...], unlabelled: tuple[str, ...], by_place: bool = True
+) -> tuple[tuple[str, ...], Bad]:
     """Turn each sample's label into its class index (None: unlabelled); returns the class names and the samples of no class.
 
-    Without declared names the classes are the values that occur, in natural order.
+    Without declared names the classes are the values that occur, in natural order. by_place: a label may be the index of a declared name.
     """
     for sample in samples:
         if isinstance(sample.label, str) and sample.label.strip() in unlabelled:
@@ -28,7 +30,7 @@ def name_labels(samples: Sequence[Staged], declared: tuple[str, ...], unlabelled
     for sample in samples:
         if sample.label is None:
             continue
-        index = _index(str(sample.label).strip(), names)
+        index = _index(str(sample.label).strip(), names, by_place)
         if index is None:
             bad.append((sample, "label-unknown", f"its label is none of the {len(names)} declared classes"))
         sample.label = index
@@ -50,12 +52,17 @@ def name_mask_classes(samples: Sequence[Staged], declared: tuple[str, ...]) -> t
         enough = max(2, 0.05 * len(masked)) if len(masked) > 2 else 1
         values = (0, *sorted(v for v, n in cases.items() if v and n >= enough))
         names = ("background", "foreground") if values == (0, 1) else ("background", *(f"label_{v}" for v in values[1:]))
+    return names, values, strange_masks(masked, values)
+
+
+def strange_masks(samples: Sequence[Staged], values: tuple[int, ...]) -> Bad:
+    """The samples whose mask holds a value that is none of the classes'."""
     bad: Bad = []
-    for sample in masked:
+    for sample in samples:
         foreign = [v for v in sample.mask_values if v not in values]
         if foreign:
             bad.append((sample, "label-unknown", f"its mask holds the value {foreign[0]}, which is none of the classes {list(values)}"))
-    return names, values, bad
+    return bad
 
 
 def check_multilabel(samples: Sequence[Staged], names: tuple[str, ...]) -> None:
@@ -65,10 +72,10 @@ def check_multilabel(samples: Sequence[Staged], names: tuple[str, ...]) -> None:
         raise IngestError(f"the source has {max(widths, default=0)} labels an image, but {len(names)} label_names; give as many")
 
 
-def _index(label: str, names: tuple[str, ...]) -> int | None:
+def _index(label: str, names: tuple[str, ...], by_place: bool) -> int | None:
     if label in names:
         return names.index(label)
-    return int(label) if label.isdecimal() and int(label) < len(names) else None
+    return int(label) if by_place and label.isdecimal() and int(label) < len(names) else None
 
 
 def _natural(text: str) -> list[tuple[int, int, str]]:

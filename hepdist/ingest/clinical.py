@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
@@ -56,15 +56,26 @@ class Clinical:
     findings: tuple[Finding, ...] = ()
 
 
-def attach(samples: list[Staged], table: EMRTable, name: str, spec: IngestSpec, names: Pseudonyms, *, whole: bool) -> Clinical:
+def attach(
+    samples: list[Staged],
+    table: EMRTable,
+    name: str,
+    spec: IngestSpec,
+    names: Pseudonyms,
+    *,
+    whole: bool,
+    there: Mapping[str, frozenset[str]] | None = None,
+) -> Clinical:
     """Give each sample its values, visits and label; rows that no sample belongs to become samples or findings.
 
-    name: of the table in findings. whole: the table is the source itself, whose own findings are told already.
+    name: of the table in findings. whole: the table is the source itself, whose own findings are told already. there: pseudonyms by
+    kind of what is in the cohort that is added to.
     A patient without a row keeps images, with every value missing. Raises IngestError where no row belongs to any sample.
     """
     kind = "image" if table.patients else "patient" if whole else spec.emr_key  # where patients have several rows, each is a sample's own
     called = {s.sample_id: _names_of(s, kind) for s in samples}
-    found = match(table, called, names.of, kind=kind, file=name, keep_unmatched=spec.keep_unmatched)
+    elsewhere = (there or {}).get(kind, frozenset())
+    found = match(table, called, names.of, kind=kind, file=name, keep_unmatched=spec.keep_unmatched, there=elsewhere)
     rows = dict(found.rows)
     if spec.keep_unmatched:
         for key in found.unmatched:
@@ -83,14 +94,14 @@ def attach(samples: list[Staged], table: EMRTable, name: str, spec: IngestSpec, 
         if sample.label is None and (spec.label is not None or spec.event is not None or rules):
             sample.label = labels.get(key)
         sample.followup = table.followups.get(key)
-    there = {sample.label for sample in samples}
+    present = {sample.label for sample in samples}
     classes = rules.class_names if rules else table.label_names
     told = () if whole else (*file_findings(table, name), *table.findings)
     return Clinical(
         table.columns,
         table.sequence_columns,
         length,
-        tuple(n for n in classes if n in there or spec.event is not None),  # an event that nobody has yet still is class 1
+        tuple(n for n in classes if n in present or spec.event is not None),  # an event that nobody has yet still is class 1
         evidence,
         (*told, *findings, *found.findings),
     )
@@ -100,6 +111,11 @@ def write_evidence(path: Path, evidence: Sequence[Evidence]) -> None:
     """Ordered by key, so that the order of the table doesn't get out."""
     rows = sorted(astuple(e) for e in evidence)
     pq.write_table(pa.table({f.name: pa.array([row[i] for row in rows], pa.string()) for i, f in enumerate(fields(Evidence))}), path)
+
+
+def read_evidence(path: Path) -> list[Evidence]:
+    """The rows of a cohort's labels.parquet."""
+    return [Evidence(**row) for row in pq.read_table(path).to_pylist()]
 
 
 def _decided(

@@ -110,6 +110,19 @@ class Columns:
         return row | {name: geometry[name] for name in self.geometry}
 
 
+def geometry_of(samples: Sequence[Staged], masked: bool, changes: tuple[bool, bool]) -> tuple[str, ...]:
+    """The geometry columns that say something in this cohort."""
+    resampled, moved = changes
+    there = {
+        "spacing": masked or resampled or any(s.spacing is not None for s in samples),
+        "source_shape": resampled,
+        "original_shape": masked or moved,
+        "offset": masked or moved,
+        "affine": any(s.affine is not None for s in samples),
+    }
+    return tuple(name for name, keep in there.items() if keep)
+
+
 def emr_vector(sample: Staged, columns: Sequence[EMRColumn]) -> tuple[np.ndarray, np.ndarray]:
     """float32[F] with 0 where missing, and uint8[F] with 1 where missing."""
     values, missing = np.zeros(len(columns), np.float32), np.ones(len(columns), np.uint8)

@@ -7,6 +7,7 @@ from typing import Any
 
 from hepdist.errors import IngestError
 from hepdist.ingest import images, medmnist, table, volumes
+from hepdist.ingest.emr_known import KnownColumns
 from hepdist.ingest.files import Files, is_hidden
 from hepdist.ingest.sample import Source
 from hepdist.ingest.spec import IngestSpec
@@ -16,8 +17,15 @@ PROBED = 100
 """Files without DICOM's preamble that are parsed in search of an older DICOM one, before the source counts as unknown."""
 
 
-def open_source(files: Files, spec: IngestSpec, skip: frozenset[str] = frozenset(), each: Callable[..., Iterable[Any]] = map) -> Source:
-    """The reader for what is there; skip: files that are read by another door, such as the EMR table; each: like `map`, for headers.
+def open_source(
+    files: Files,
+    spec: IngestSpec,
+    skip: frozenset[str] = frozenset(),
+    each: Callable[..., Iterable[Any]] = map,
+    known: KnownColumns | None = None,
+) -> Source:
+    """The reader for what is there; skip: files that are read by another door, such as the EMR table; each: like `map`, for headers;
+    known: the EMR columns of the cohort that is added to.
 
     Raises IngestError.
     """
@@ -27,7 +35,7 @@ def open_source(files: Files, spec: IngestSpec, skip: frozenset[str] = frozenset
     if len(visible) == 1 and visible[0].lower().endswith(".npz"):
         return medmnist.MedMNISTSource(files, spec)
     if table.is_table(files, spec, visible):
-        return table.TableSource(files, spec)
+        return table.TableSource(files, spec, known)
     if volumes.has_volumes(visible):
         return volumes.VolumeSource(files, spec, skip)
     pictures = [name for name in visible if images.is_picture(name)]

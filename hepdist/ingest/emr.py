@@ -10,6 +10,7 @@ from hepdist.errors import IngestError
 from hepdist.ingest.emr_columns import in_order
 from hepdist.ingest.emr_dictionary import Dictionary
 from hepdist.ingest.emr_features import Feature, declare
+from hepdist.ingest.emr_known import KnownColumns
 from hepdist.ingest.emr_read import Records, TableFiles, read_records
 from hepdist.ingest.emr_rows import Roles, Row, column_index, roles_of, rows_in_use, whole_rows, with_days
 from hepdist.ingest.emr_sequence import Visits
@@ -74,6 +75,7 @@ def read_table(
     rules: LabelRules | None = None,
     kind: str = "patient",
     by_row: bool = False,
+    known: KnownColumns | None = None,
 ) -> EMRTable:
     """Read a CSV, TSV, Parquet or Excel table, or FHIR R4 resources (a Bundle, NDJSON, or a folder of them), at a path or URI.
 
@@ -84,6 +86,7 @@ def read_table(
     header: column names of a file without a header. missing: texts that mean 'no value' besides blank, ?, NA, NaN, null and
     the like (such as 999). unlabelled: label texts that mean 'not known'. time: column with the day or date of each row's visit, or
     'none'; None: a column of such a name, where a patient has several rows. keep_texts: columns to give in `texts`, no features; rules: so are those that they read.
+    known: the columns of a cohort that is added to, which the table's are brought to instead of being inferred.
     What these don't say, the dictionary may. Raises IngestError where the table as a whole can't be used.
     """
     table, dictionary = source if isinstance(source, TableFiles) else TableFiles.at(source), dictionary or Dictionary()
@@ -96,12 +99,12 @@ def read_table(
     names, findings = records.names, records.findings
     roles = roles_of(names, dictionary, patient_key, label, time, kind, by_row)
     rows = whole_rows(records, roles, frozenset(missing) | frozenset(dictionary.missing), findings)
-    roles, rows = with_days(records, roles, rows)
+    roles, rows = with_days(records, roles if known is None else known.with_time(roles), rows)
     groups = rows_in_use(records.name, roles, rows, findings)
     keep_texts = (*keep_texts, *(rules.columns_in([*names, *records.texts]) if rules else ()))
     left_out = _left_out(records, columns, drop, keep_texts)
-    features = features_of(records.name, names, roles, dictionary, groups, left_out, findings)
-    values = values_of(records.name, features, groups, roles.time is not None and roles.time_asked, findings)
+    features = features_of(records.name, names, roles, dictionary, groups, left_out, findings, known)
+    values = values_of(records.name, features, groups, roles.time is not None and roles.time_asked, findings, known)
     labels, label_names = _labels(records, roles, groups, unlabelled)
     return EMRTable(
         columns=values.columns,

@@ -39,6 +39,8 @@ class Feature:
     analyte: Analyte | None = None
     doubtful: bool = False
     """The stated unit can't be right for most patients, so no built-in range was applied."""
+    frozen: bool = False
+    """The column is one of the cohort that is added to, with the categories that it has there."""
 
     def value(self, text: str, unit: str = "") -> tuple[float | None, Fault | None]:
         """A cell's number in `column.unit` and what is wrong with it; None is missing. text: not blank. unit: of the row, or blank."""
@@ -46,13 +48,15 @@ class Feature:
             index = self._code(text)
             if index is not None:
                 return index, None
+            if self.frozen:
+                return None, Fault("unknown-category", "holds a value that is none of the cohort's categories; taken as missing")
             if self.declared:
                 return None, Fault("unknown-category", "holds a value that the dictionary doesn't declare; taken as missing")
             return None, Fault("rare-category", "holds a value that no other patient has; taken as missing")
         value, limit = reading(text)
         if value is None:
             return None, Fault("not-a-number", "holds no number; taken as missing")
-        times = self._factor(unit)
+        times = self.factor(unit)
         if times is None:
             return None, Fault(
                 "unit", f"holds a value in a unit that can't be converted to {self.column.unit or 'the others'}; taken as missing"
@@ -72,7 +76,8 @@ class Feature:
             (i for code, i in self.codes.items() if code.lower() == text.lower() or (value is not None and number(code) == value)), None
         )
 
-    def _factor(self, unit: str) -> float | None:
+    def factor(self, unit: str = "") -> float | None:
+        """From a row's unit, or where it says none the column's, to `column.unit`; None where there is no way."""
         source = unit or self.unit
         return 1.0 if source == self.column.unit else factor(source, self.column.unit, self.analyte)
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from hepdist.ingest.emr_columns import IDENTIFIERS, name_and_unit, plain
-from hepdist.ingest.emr_dictionary import Dictionary
+from hepdist.ingest.emr_dictionary import ColumnEntry, Dictionary
 from hepdist.ingest.emr_features import MOST_IMPLAUSIBLE, Feature, declare, infer
+from hepdist.ingest.emr_known import KnownColumns
 from hepdist.ingest.emr_rows import PATIENT_KEYS, Roles, Row
 from hepdist.ingest.emr_sequence import Visits, one_a_day
 from hepdist.ingest.sample import Finding
@@ -35,8 +36,12 @@ def features_of(
     groups: dict[str, list[Row]],
     left_out: dict[int, str],
     findings: list[Finding],
+    known: KnownColumns | None = None,
 ) -> list[Feature]:
-    """The columns that become features; a finding says of each other one why not. left_out: reasons known before, by column."""
+    """The columns that become features; a finding says of each other one why not. left_out: reasons known before, by column.
+
+    known: the columns of the cohort that is added to; others are none.
+    """
     taken = {roles.key, roles.label, roles.time, *roles.units.values()}
     features = []
     for index, header in enumerate(names):
@@ -46,9 +51,12 @@ def features_of(
         if reason is None:
             # each text once a patient: what one patient says at every visit is no less rare
             texts = [t for group in groups.values() for t in dict.fromkeys(row.texts[index] for row in group) if t]
-            found = _feature(index, header, texts, roles, dictionary)
+            if known is not None:
+                found = known.feature(index, header, roles.entries.get(index, ColumnEntry()), texts, roles.units.get(index))
+            else:
+                found = _feature(index, header, texts, roles, dictionary)
             if isinstance(found, Feature):
-                features.append(_named(found, header, names, roles))
+                features.append(found if known is not None else _named(found, header, names, roles))
                 if found.doubtful:
                     reason = (
                         f"column {index + 1}: more than {MOST_IMPLAUSIBLE:.0%} of its values are beyond what a patient can have"
@@ -61,18 +69,26 @@ def features_of(
     return features
 
 
-def values_of(table: str, features: list[Feature], groups: dict[str, list[Row]], visits_asked: bool, findings: list[Finding]) -> Values:
+def values_of(
+    table: str,
+    features: list[Feature],
+    groups: dict[str, list[Row]],
+    visits_asked: bool,
+    findings: list[Finding],
+    known: KnownColumns | None = None,
+) -> Values:
     """Static values of every patient and, where patients have several visits, sequences of what changes in any of them.
 
-    visits_asked: a table of visits even where each patient has one.
+    visits_asked: a table of visits even where each patient has one. known: what is static and what a sequence in the cohort that is
+    added to, in its order.
     """
     numbers = _numbers(table, features, groups, findings)
     average = np.array([feature.column.kind == "number" for feature in features], bool)
     days: dict[str, np.ndarray] = {}
     for patient, group in groups.items():
-        known = [row.day for row in group if row.day is not None]
-        if known:
-            days[patient], numbers[patient], merged = one_a_day(known, numbers[patient], average)
+        dated = [row.day for row in group if row.day is not None]
+        if dated:
+            days[patient], numbers[patient], merged = one_a_day(dated, numbers[patient], average)
             for later, earlier in merged:
                 row, first = group[later].number, group[earlier].number
                 reason = (
@@ -81,6 +97,8 @@ def values_of(table: str, features: list[Feature], groups: dict[str, list[Row]],
                 findings.append(Finding(f"{table}#{row}", "ignored", "same-day", reason))
     longitudinal = visits_asked or any(len(d) > 1 for d in days.values())
     static = np.ones(len(features), bool)
+    if known is not None:
+        return _values_in(known, features, days, numbers)
     if longitudinal:
         for values in numbers.values():
             with np.errstate(invalid="ignore"):  # NaN where a patient has no value: neither static nor changing
@@ -96,6 +114,21 @@ def values_of(table: str, features: list[Feature], groups: dict[str, list[Row]],
         else (),
         sequences,
     )
+
+
+def _values_in(known: KnownColumns, features: list[Feature], days: dict[str, np.ndarray], numbers: dict[str, np.ndarray]) -> Values:
+    """The values by the cohort's columns and in their order; what the table lacks is missing. numbers: float64[rows, features]."""
+    place = {id(feature.column): f for f, feature in enumerate(features)}
+
+    def ordered(columns: Sequence[EMRColumn], values: np.ndarray) -> np.ndarray:
+        """[rows, features] to [rows, columns]"""
+        padded = np.concatenate([values, np.full((len(values), 1), np.nan)], axis=1)
+        return padded[:, [place.get(id(column), len(features)) for column in columns]]
+
+    once = {patient: _first_known(ordered(known.emr, values)) for patient, values in numbers.items()}
+    rows = {p: {c.name: _or_none(v) for c, v in zip(known.emr, values, strict=True)} for p, values in once.items()}
+    sequences = {p: Visits.of(d, ordered(known.sequence, numbers[p])) for p, d in days.items()} if known.sequence else {}
+    return Values(known.emr, rows, known.sequence, sequences)
 
 
 def _feature(index: int, header: str, texts: Sequence[str], roles: Roles, dictionary: Dictionary) -> Feature | str:

@@ -18,6 +18,16 @@ from hepdist.shards.manifest import MANIFEST, SCHEMA_VERSION
 SIGNATURE, STAGING = "signature", "staging"
 
 
+def recover(target: Place) -> None:
+    """Put a local cohort back in its place that a kill between the two renames of `publish` left aside, or drop one that was replaced."""
+    if target.folder is None or not _aside(target.folder).is_dir():
+        return
+    if target.folder.exists():
+        shutil.rmtree(_aside(target.folder))
+    else:
+        _aside(target.folder).rename(target.folder)
+
+
 def refuse_existing(target: Place, overwrite: bool) -> None:
     """Raises IngestError where `target` holds anything that may not be replaced."""
     if target.exists(MANIFEST):
@@ -30,13 +40,16 @@ def refuse_existing(target: Place, overwrite: bool) -> None:
         raise IngestError(f"'{target}' exists and is not a cohort; choose another folder")
 
 
-def sign(spec: IngestSpec, files: Files, table: TableFiles | None, names: Pseudonyms) -> str:
-    """A salted digest of all that a cohort is made from: staged work of another version, other options or changed files is no use."""
+def sign(spec: IngestSpec, files: Files, table: TableFiles | None, names: Pseudonyms, onto: str = "") -> str:
+    """A salted digest of all that a cohort is made from: staged work of another version, other options or changed files is no use.
+
+    onto: sha256 of the manifest of the cohort that is added to.
+    """
     stamp = "" if table is None else table.stamp()
     stamp += "".join(f"\n{_stamp(path)}" for path in (spec.labels_table, spec.emr_dictionary, spec.label_rules) if path is not None)
     options = spec.model_dump_json(exclude={"overwrite", "workers"})
     stamps = [f"{name} {found}" for name, found in files.stamps().items()]
-    return names.of("signature", "\n".join([hepdist.__version__, str(SCHEMA_VERSION), options, stamp, *stamps]))
+    return names.of("signature", "\n".join([hepdist.__version__, str(SCHEMA_VERSION), options, onto, stamp, *stamps]))
 
 
 def _stamp(path: str) -> str:
@@ -71,8 +84,8 @@ def publish(part: Path, target: Place) -> None:
 
     A store can't rename: there the old manifest goes first and the new one comes last, so that no cohort is ever half of each.
     """
+    (part / SIGNATURE).unlink()  # first: a killed ingest must not go on from a staging folder that is half gone
     shutil.rmtree(part / STAGING)
-    (part / SIGNATURE).unlink()
     if target.folder is None:
         if target.exists(MANIFEST):
             target.remove(MANIFEST)
@@ -82,10 +95,12 @@ def publish(part: Path, target: Place) -> None:
         target.upload(MANIFEST, part / MANIFEST)
         shutil.rmtree(part)
     elif target.folder.exists():
-        old = target.folder.with_name(f"{target.folder.name}.old")
-        shutil.rmtree(old, ignore_errors=True)
-        target.folder.rename(old)
+        target.folder.rename(_aside(target.folder))
         part.rename(target.folder)
-        shutil.rmtree(old)
+        shutil.rmtree(_aside(target.folder))
     else:
         part.rename(target.folder)
+
+
+def _aside(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.replaced")

@@ -109,6 +109,12 @@ def write_headers(path: Path, rows: Sequence[Mapping[str, str | float]]) -> None
     pq.write_table(pa.table(columns), path)
 
 
+def read_headers(path: Path) -> list[dict[str, str | float]]:
+    """The rows of a cohort's headers.parquet; None where a number is missing."""
+    rows: list[dict[str, str | float]] = pq.read_table(path).to_pylist()
+    return rows
+
+
 def _pseudonym(dataset: Dataset, keyword: str, kind: str, names: Pseudonyms) -> str:
     raw = text_of(dataset, keyword)
     return names.of(kind, raw) if raw else ""

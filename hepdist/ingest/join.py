@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from hepdist.errors import IngestError
 from hepdist.ingest.emr import EMRTable, read_table
 from hepdist.ingest.emr_dictionary import load_dictionary
+from hepdist.ingest.emr_known import KnownColumns
 from hepdist.ingest.emr_read import TableFiles
 from hepdist.ingest.fhir import is_fhir
 from hepdist.ingest.files import Files
@@ -51,10 +52,10 @@ def table_of(files: Files, spec: IngestSpec) -> tuple[TableFiles | None, frozens
     return table, frozenset(inside)
 
 
-def read_emr(table: TableFiles, spec: IngestSpec, by_row: bool = False) -> EMRTable:
+def read_emr(table: TableFiles, spec: IngestSpec, by_row: bool = False, known: KnownColumns | None = None) -> EMRTable:
     """The table as the options say, with the texts that label rules read, and labels where follow-up makes them.
 
-    by_row: see `read_table`. Raises IngestError and RecipeError.
+    by_row, known: see `read_table`. Raises IngestError and RecipeError.
     """
     rule = Horizon.of(spec)
     read = read_table(
@@ -72,6 +73,7 @@ def read_emr(table: TableFiles, spec: IngestSpec, by_row: bool = False) -> EMRTa
         kind=spec.emr_key,
         by_row=by_row,
         keep_texts=(rule.event, rule.time) if rule else (),
+        known=known,
     )
     return at_landmarks(read, table.name, rule, several=by_row) if rule else read
 
@@ -102,12 +104,14 @@ def match(
     kind: str = "patient",
     file: str = "emr",
     keep_unmatched: bool = False,
+    there: Collection[str] = (),
 ) -> Match:
     """Find the row of each sample by pseudonyms alone.
 
     names: of each sample id the pseudonyms a row may name it by: of its patient, its study, or its `image_names`, the most exact
     first. kind: 'patient', 'study' or 'image'. file: the table's name in findings. keep_unmatched: rows that no sample belongs to
-    become samples without an image, so that nothing is to be said of them. Raises IngestError where no row belongs to any sample.
+    become samples without an image, so that nothing is to be said of them. there: pseudonyms of what is in the cohort that is added to.
+    Raises IngestError where no row belongs to any sample.
     """
     raw = {pseudonym(KINDS[kind], key): key for key in table.rows}
     samples: dict[str, list[str]] = defaultdict(list)
@@ -122,13 +126,16 @@ def match(
             findings.append(Finding(where, "quarantined", "ambiguous", "the row names several images of the source"))
         else:
             rows.update(dict.fromkeys(those, raw[name]))
-    if not rows:
+    if not rows and not any(name in there for name in raw):
         raise IngestError(
             f"no row of the EMR table belongs to {'an image' if kind == 'image' else f'a {kind} of the images'};"
             f" name its {kind} column with {'file_key' if kind == 'image' else 'patient_key'}=COLUMN"
         )
-    unmatched = tuple(key for name, key in raw.items() if name not in samples)
+    unmatched = tuple(key for name, key in raw.items() if name not in samples and name not in there)
     for key in () if keep_unmatched else unmatched:
         reason = f"no image belongs to the {kind} of this row"
         findings.append(Finding(f"{file}#{table.row_of(key)}", "quarantined", f"unknown-{kind}", reason))
+    for key in (key for name, key in raw.items() if name not in samples and name in there):
+        reason = f"the {kind} of this row is in the cohort already, and no image here is of it; the values there stay as they are"
+        findings.append(Finding(f"{file}#{table.row_of(key)}", "ignored", "duplicate", reason))
     return Match(rows, unmatched, findings)

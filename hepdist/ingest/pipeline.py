@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,18 +13,22 @@ import numpy as np
 
 import hepdist
 from hepdist.errors import IngestError
-from hepdist.ingest.audit import Audit, row_of, rows_of
+from hepdist.ingest.audit import AUDIT, Audit, row_of, rows_of
 from hepdist.ingest.classes import Bad, check_multilabel, name_labels, name_mask_classes
-from hepdist.ingest.clinical import LABELS, Clinical, attach, write_evidence
-from hepdist.ingest.columns import Columns
+from hepdist.ingest.clinical import LABELS, Clinical, Evidence, attach, write_evidence
+from hepdist.ingest.columns import Columns, geometry_of
 from hepdist.ingest.detect import open_source
+from hepdist.ingest.emr_known import KnownColumns
 from hepdist.ingest.emr_read import TableFiles
 from hepdist.ingest.files import Files
 from hepdist.ingest.fit import fit_changes, misfits, plan_layout
-from hepdist.ingest.folder import STAGING, open_part, publish, refuse_existing, sign
+from hepdist.ingest.folder import STAGING, open_part, publish, recover, refuse_existing, sign
+from hepdist.ingest.frozen import SourceNames, freeze
 from hepdist.ingest.horizon import label_rule
 from hepdist.ingest.join import read_emr, table_of
+from hepdist.ingest.onto import open_cohort
 from hepdist.ingest.parallel import Each, as_map, processes
+from hepdist.ingest.people import PEOPLE, Member, member_of, write_people
 from hepdist.ingest.pseudonym import Pseudonyms, read_salt
 from hepdist.ingest.sample import Finding, Source
 from hepdist.ingest.spec import IngestSpec, parse_options
@@ -40,17 +44,19 @@ from hepdist.ingest.statistics import (
     missing_shares_of_visits,
     normalisation_of_emr,
     normalisation_of_visits,
+    visits_of,
 )
 from hepdist.ingest.table import TableSource
 from hepdist.ingest.told import declared_names, told
 from hepdist.ingest.unit import UnitReader, units_of
-from hepdist.ingest.unite import Record
+from hepdist.ingest.unite import record_of
 from hepdist.ingest.vocabulary import safe_names
 from hepdist.ingest.write import ShardWriter, plan_shards
 from hepdist.place import Place, place_of
-from hepdist.shards.manifest import SPLITS, Manifest, Shard
+from hepdist.shards.manifest import SPLITS, Manifest, Shard, sha256_of
 
 if TYPE_CHECKING:
+    from hepdist.ingest.append import Append
     from hepdist.ingest.reidentify import MapWriter
 
 Progress = Callable[[int, int], None]
@@ -63,27 +69,36 @@ def run(source: str, cohort: str, options: list[str], progress: Progress | None 
     """See hepdist.ingest.ingest."""
     spec = parse_options(options)
     target = place_of(cohort)
-    refuse_existing(target, spec.overwrite)
+    recover(target)
+    if not spec.append:
+        refuse_existing(target, spec.overwrite)
     names = Pseudonyms(read_salt(spec.salt))
+    onto = open_cohort(target, names) if spec.append else None
+    if onto is not None:
+        spec = onto.frozen.agreed(spec)
     files = Files(source)
     table, inside = table_of(files, spec)
     # the map is opened first: what is wrong with it is said before anything is read
     with _map(spec, names, target) as entries, processes(spec.workers or _processes_for(files)) as each:
-        reader = open_source(files, spec, inside, as_map(each))
+        reader = open_source(files, spec, inside, as_map(each), None if onto is None else onto.frozen.known)
         if spec.label is not None and table is None and reader.kind not in ("images", "nifti", "table"):
             raise IngestError(f"ingest key 'label' is '{spec.label}', a column, but there is no table; add emr=TABLE.csv")
-        part = open_part(target, sign(spec, files, table, names))
+        part = open_part(target, sign(spec, files, table, names, onto.manifest.sha256() if onto is not None else ""))
         try:
-            build = Build(part, files, reader, table, inside, spec, names, each, progress or (lambda done, total: None))
+            arguments = part, files, reader, table, inside, spec, names, each, progress or (lambda done, total: None)
+            build = Build(*arguments) if onto is None else _appending()(onto, *arguments)
             manifest = build.run(str(target).rstrip("/").rpartition("/")[2])
         except IngestError:
             shutil.rmtree(part, ignore_errors=True)  # the same command would fail again
             raise
         manifest.save(part)
         if entries is not None:
-            for kind, raw in build.keys:
+            for kind, raw in (*_mapped(spec), *build.keys):
                 entries.add(kind, raw)
-    publish(part, target)
+    if onto is None or manifest is not onto.manifest:
+        publish(part, target)
+    else:
+        shutil.rmtree(part)  # nothing was new
     return manifest
 
 
@@ -96,12 +111,29 @@ def _map(spec: IngestSpec, names: Pseudonyms, target: Place) -> AbstractContextM
     return MapWriter(spec.reidentification_map, spec.reidentification_key, names, target.folder)
 
 
+def _mapped(spec: IngestSpec) -> Iterator[tuple[str, str]]:
+    """What the map says already of a cohort that is added to, since a map is written anew."""
+    if spec.append and spec.reidentification_map and spec.reidentification_key and Path(spec.reidentification_map).exists():
+        from hepdist.ingest.reidentify import reidentify
+
+        yield from ((entry.kind, entry.raw) for entry in reidentify(spec.reidentification_map, spec.reidentification_key))
+
+
+def _appending() -> type[Append]:
+    from hepdist.ingest.append import Append  # a Build itself
+
+    return Append
+
+
 def _processes_for(files: Files) -> int | None:
     return 1 if len(files.names) < SMALL_FILES and files.bytes() < SMALL_BYTES else None
 
 
 class Build:
     """One ingest: what its steps share."""
+
+    needs_some = True
+    """A source that gives nothing is refused; else it is all in the audit."""
 
     def __init__(
         self,
@@ -119,41 +151,68 @@ class Build:
         self.spec, self.names, self.each, self.progress = spec, names, each, progress
         self.stage = part / STAGING
         self.audit = Audit()
+        self.first = dict.fromkeys(SPLITS, 0)
+        """Number of the first shard of each split."""
+        self.known: KnownColumns | None = None
+        """EMR columns of the cohort that is added to."""
+        self.there: Mapping[str, frozenset[str]] = {}
+        """Pseudonyms of what is in it, by kind."""
         self.declared = declared_names(spec)
         self.keys: list[tuple[str, str]] = []
 
     def run(self, name: str) -> Manifest:
-        samples = self._read()
-        samples = self._without(samples, [(s, "geometry", "its channels or axes are not those of most images") for s in misfits(samples)])
-        clinical = self._join(samples)
+        samples, clinical = self._joined(self._read())
         samples, label_names, mask_classes, mask_values = self._classes(samples, clinical.label_names or self.source.label_names)
         samples, split_rule = self._split(samples)
+        called = SourceNames(label_names, mask_classes, clinical.columns, clinical.sequence)
+        columns = self._columns(samples, clinical, label_names, mask_classes, mask_values)
+        written = self._write(samples, columns)
+        for sample in samples:
+            for row in rows_of(sample, "ingested") if sample.files else ():
+                self.audit.add(row)
+        self._write_beside(samples, clinical)
+        return self._manifest(name, samples, columns, called, written, split_rule)
 
+    def _joined(self, samples: list[Staged]) -> tuple[list[Staged], Clinical]:
+        """The samples that can be in one cohort, with what the EMR table says of them."""
+        samples = self._without(samples, [(s, "geometry", "its channels or axes are not those of most images") for s in misfits(samples)])
+        return samples, self._join(samples)
+
+    def _columns(
+        self,
+        samples: list[Staged],
+        clinical: Clinical,
+        label_names: tuple[str, ...],
+        mask_classes: tuple[str, ...],
+        mask_values: tuple[int, ...],
+    ) -> Columns:
         # a class may be called after a person; what its owner didn't declare is told only if it is made of ordinary words
         label_names = safe_names(label_names, "class", self.declared)
         mask_classes = safe_names(mask_classes, "label", self.declared)
         pictured = [s for s in samples if s.image is not None]
         layout = plan_layout(pictured, self.spec) if pictured else None
-        geometry = _geometry(pictured, bool(mask_classes), fit_changes(pictured, layout)) if layout else ()
+        geometry = geometry_of(pictured, bool(mask_classes), fit_changes(pictured, layout)) if layout else ()
         length = "mm" if any(s.spacing is not None for s in samples) else "source pixels"
-        columns = Columns(
+        return Columns(
             layout, label_names, self.source.multilabel, mask_classes, mask_values, clinical.columns, clinical.sequence, clinical.visits,
             bool(pictured) and len(pictured) < len(samples), geometry,
             any(s.followup is not None for s in samples), length,
         )  # fmt: skip
-        written = self._write(samples, columns)
-        for sample in samples:
-            for row in rows_of(sample, "ingested") if sample.files else ():
-                self.audit.add(row)
-        self.audit.write(self.part / "audit.parquet")
+
+    def _write_beside(self, samples: list[Staged], clinical: Clinical) -> None:
+        """The tables that stand beside the shards."""
         headers = [s.header for s in samples if s.header is not None]
+        self._tables(headers, clinical.evidence, [member_of(s, self.names, self.spec.split_by == "site") for s in samples])
+
+    def _tables(self, headers: Sequence[Mapping[str, str | float]], evidence: Sequence[Evidence], members: Sequence[Member]) -> None:
+        self.audit.write(self.part / AUDIT)
         if headers:
             from hepdist.ingest.headers import HEADERS, write_headers
 
             write_headers(self.part / HEADERS, headers)
-        if clinical.evidence:
-            write_evidence(self.part / LABELS, clinical.evidence)
-        return self._manifest(name, samples, columns, written, split_rule)
+        if evidence:
+            write_evidence(self.part / LABELS, evidence)
+        write_people(self.part / PEOPLE, members, self.names)
 
     def _read(self) -> list[Staged]:
         """All sound samples, staged on disk; everything else is in the audit."""
@@ -184,17 +243,16 @@ class Build:
                     self._quarantine(sample, "duplicate-key", "another image has the same identifier")
                 else:
                     samples[sample.sample_id] = sample
-        if not samples:
-            raise IngestError(f"no image of the source could be ingested; the commonest reason is {self.audit.commonest()}")
-        return list(samples.values())
+        return self._without(list(samples.values()), [])
 
     def _join(self, samples: list[Staged]) -> Clinical:
         """What the EMR table gives, where there is one; it may add samples without an image."""
         if isinstance(self.source, TableSource):
-            clinical = attach(samples, self.source.table, "table", self.spec, self.names, whole=True)
+            clinical = attach(samples, self.source.table, "table", self.spec, self.names, whole=True, there=self.there)
         elif self.table is not None:
             name = next(iter(self.inside)) if len(self.inside) == 1 else self.table.name
-            clinical = attach(samples, read_emr(self.table, self.spec), name, self.spec, self.names, whole=False)
+            table = read_emr(self.table, self.spec, known=self.known)
+            clinical = attach(samples, table, name, self.spec, self.names, whole=False, there=self.there)
         else:
             return Clinical()
         for finding in clinical.findings:
@@ -224,7 +282,7 @@ class Build:
 
     def _split(self, samples: list[Staged]) -> tuple[list[Staged], dict[str, object]]:
         """Every sample in the split of its patient, and the rule that decided it."""
-        records = [_record(s) for s in samples]
+        records = [record_of(s) for s in samples]
         found = decide(records, self.spec.split, self.names, self.spec.split_by, self.spec.near_identical)
         reason = f"the same patient or an identical image is in the {'official ' if found.rule['kind'] == 'official' else ''}%s split"
         outside = [(samples[i], "duplicate-across-splits", reason % kept) for i, kept in found.outside.items()]
@@ -235,7 +293,9 @@ class Build:
         return samples, found.rule
 
     def _write(self, samples: list[Staged], columns: Columns) -> list[tuple[Shard, Part]]:
-        plans = [plan for split in SPLITS for plan in plan_shards(split, [s for s in samples if s.split == split], columns)]
+        plans = [
+            plan for split in SPLITS for plan in plan_shards(split, [s for s in samples if s.split == split], columns, self.first[split])
+        ]
         most = max(1, DRAWN // max(1, sum(s.split == "train" for s in samples)))
         written, done, items = {}, 0, max(1, len(self.source.items))
         for index, shard in self.each(ShardWriter, (self.stage, self.part, columns, most), plans):
@@ -245,7 +305,13 @@ class Build:
         return [written[index] for index in sorted(written)]
 
     def _manifest(
-        self, name: str, samples: list[Staged], columns: Columns, written: list[tuple[Shard, Part]], split_rule: dict[str, object]
+        self,
+        name: str,
+        samples: list[Staged],
+        columns: Columns,
+        called: SourceNames,
+        written: list[tuple[Shard, Part]],
+        split_rule: dict[str, object],
     ) -> Manifest:
         moments = Moments(columns.layout.channels if columns.layout else 0)
         mask_rows = {split: np.zeros(len(columns.mask_classes), np.int64) for split in SPLITS}
@@ -278,6 +344,7 @@ class Build:
             split_rule=split_rule,
             label_rule=label_rule(self.spec),
             created_by=f"hepdist {hepdist.__version__}",
+            frozen=freeze(self.spec, self.source, columns, called, visits_of(samples), sha256_of(self.part / PEOPLE), self.names),
         )
 
     def _without(self, samples: list[Staged], bad: Bad) -> list[Staged]:
@@ -286,28 +353,10 @@ class Build:
             self._quarantine(sample, check, reason)
         gone = {sample.sample_id for sample, _, _ in bad}
         left = [s for s in samples if s.sample_id not in gone]
-        if not left:
+        if not left and self.needs_some:
             raise IngestError(f"no image of the source could be ingested; the commonest reason is {self.audit.commonest()}")
         return left
 
     def _quarantine(self, sample: Staged, check: str, reason: str) -> None:
         for row in rows_of(sample, "quarantined", check, reason):
             self.audit.add(row)
-
-
-def _record(sample: Staged) -> Record:
-    label = str(sample.labels) if sample.labels is not None else "" if sample.label is None else str(sample.label)
-    return Record(sample.person, sample.content, bytes.fromhex(sample.likeness), label, sample.split, sample.site, sample.day)
-
-
-def _geometry(samples: Sequence[Staged], masked: bool, changes: tuple[bool, bool]) -> tuple[str, ...]:
-    """The geometry columns that say something in this cohort."""
-    resampled, moved = changes
-    there = {
-        "spacing": masked or resampled or any(s.spacing is not None for s in samples),
-        "source_shape": resampled,
-        "original_shape": masked or moved,
-        "offset": masked or moved,
-        "affine": any(s.affine is not None for s in samples),
-    }
-    return tuple(name for name, keep in there.items() if keep)

@@ -30,6 +30,10 @@ class Pseudonyms:
         """kind ('patient', 'study', 'series', 'sample', 'file', 'split') keeps equal keys of different things apart."""
         return self._digest(kind, raw).hex()[:16]
 
+    def key(self, purpose: str) -> bytes:
+        """32 secret bytes for a cipher, the same under one salt."""
+        return self._digest("key", purpose)
+
     def uid(self, raw: str) -> str:
         """The DICOM UID that stands for another one: under root 2.25, of 128 bits, the same in all files (PS3.5 B.2)."""
         return f"2.25.{int.from_bytes(self._digest('uid', raw)[:16], 'big')}"

@@ -118,6 +118,8 @@ class IngestSpec(Spec):
     """Processes that read and write. None: this one alone for a small source, else one a CPU of the cluster."""
     overwrite: bool = False
     """Replace a cohort that is already there."""
+    append: bool = False
+    """Add to a cohort that is already there: what is in it stays as it is, and what is new is fitted to it."""
 
     @field_validator(
         "emr_columns",
@@ -183,6 +185,12 @@ class IngestSpec(Spec):
             raise ValueError("size= crops a volume and brick= cuts it into pieces; give one of them")
         if self.brick is None and "overlap" in self.model_fields_set:
             raise ValueError("overlap= is that of bricks; give brick=D,H,W too")
+        return self
+
+    @model_validator(mode="after")
+    def _added_or_replaced(self) -> IngestSpec:
+        if self.append and self.overwrite:
+            raise ValueError("append=true adds to a cohort and overwrite=true replaces it; give one of them")
         return self
 
     @field_validator("split")

@@ -133,6 +133,11 @@ def missing_shares_of_visits(samples: Sequence[Staged], columns: Sequence[EMRCol
     return [float(np.mean([np.isnan(visit[i]) for visit in visits])) if visits else 1.0 for i in range(len(columns))]
 
 
+def visits_of(samples: Sequence[Staged]) -> int:
+    """How many there are in all."""
+    return sum(sample.visits[3] for sample in samples if sample.visits is not None)
+
+
 def _visits(sample: Staged) -> list[list[float]]:
     """One patient's values by visit, NaN where missing."""
     if sample.visits is None:

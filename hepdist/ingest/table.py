@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from hepdist.ingest.emr_known import KnownColumns
 from hepdist.ingest.emr_read import TABLE_KINDS, TableFiles
 from hepdist.ingest.fhir import FHIR_KINDS, is_fhir
 from hepdist.ingest.files import Files, is_hidden
@@ -25,10 +26,10 @@ class TableSource:
     mask_classes: tuple[str, ...] = ()
     multilabel = False
 
-    def __init__(self, files: Files, spec: IngestSpec):
+    def __init__(self, files: Files, spec: IngestSpec, known: KnownColumns | None = None):
         table = _table(files)
         assert table is not None
-        self.table = read_emr(table, spec, by_row=True)
+        self.table = read_emr(table, spec, by_row=True, known=known)
         self.label_names = self.table.label_names
         hidden = [Finding(name, "ignored", "hidden-file", "left by an operating system") for name in files.names if is_hidden(name)]
         self.findings: Sequence[Finding] = [*file_findings(self.table, table.name), *self.table.findings, *hidden]

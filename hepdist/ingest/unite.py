@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from hepdist.ingest.likeness import near_pairs
+from hepdist.ingest.stage import Staged
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,11 @@ class Record:
     """Of the study, as datetime.date.toordinal counts."""
     kept: str = ""
     """Split of this row in the cohort that is being added to; empty for a new row. Such rows never move."""
+
+
+def record_of(sample: Staged) -> Record:
+    label = str(sample.labels) if sample.labels is not None else "" if sample.label is None else str(sample.label)
+    return Record(sample.person, sample.content, bytes.fromhex(sample.likeness), label, sample.split, sample.site, sample.day)
 
 
 def united(records: Sequence[Record], near_identical: bool = True) -> dict[str, str]:
@@ -56,6 +62,45 @@ def united(records: Sequence[Record], near_identical: bool = True) -> dict[str, 
         for i, j in near_pairs([record.likeness for record in alike]):
             join(alike[i].person, alike[j].person)
     return {person: find(person) for person in leader}
+
+
+def straddling(records: Sequence[Record], near_identical: bool = True) -> set[int]:
+    """Indices of the new records that can't be added, since with them one person would be in two splits of the cohort.
+
+    Records are taken in their order, each with the person and the images that it shares with those taken before; rows of the cohort
+    come first. So one image that shows two patients goes, and the others of both stay.
+    """
+    leader: dict[str, str] = {}
+    split: dict[str, str] = {}
+
+    def find(thing: str) -> str:
+        leader.setdefault(thing, thing)
+        while leader[thing] != thing:
+            leader[thing] = leader[leader[thing]]
+            thing = leader[thing]
+        return thing
+
+    alike: dict[int, list[str]] = {i: [] for i in range(len(records))}
+    pairs = [i for i, record in enumerate(records) if near_identical and record.likeness]
+    for i, j in near_pairs([records[i].likeness for i in pairs]):
+        pair = f"pair {pairs[i]} {pairs[j]}"
+        alike[pairs[i]].append(pair)
+        alike[pairs[j]].append(pair)
+    gone = set()
+    for i in sorted(alike, key=lambda i: not records[i].kept):
+        record = records[i]
+        shared = [f"person {record.person}", *([f"content {record.content}"] if record.content else []), *alike[i]]
+        roots = {find(thing) for thing in shared}
+        splits = {split[root] for root in roots if root in split} | ({record.kept} - {""})
+        if len(splits) > 1:
+            gone |= set() if record.kept else {i}
+            continue
+        first = min(roots)
+        for root in roots:
+            leader[root] = first
+        if splits:
+            split[first] = splits.pop()
+    return gone
 
 
 def led(records: Sequence[Record], leaders: dict[str, str]) -> list[Record]:

@@ -59,8 +59,11 @@ def counts(facts: Facts) -> Section:
     }  # fmt: skip
     kept = kinds.get(rule.get("kind", ""), "")
     ratio = ":".join(f"{part:g}" for part in rule.get("ratio", ())) if rule.get("kind") == "hash" else ""
-    cut = f"; cut into bricks of {' x '.join(map(str, bricks['size']))}, {bricks['overlap']:.0%} in common" if bricks else ""
-    return Section(f"cohort {facts.manifest.name} ({facts.manifest.source})", columns, (*rows, total), f"{kept} {ratio}".strip() + cut)
+    times = facts.manifest.generation
+    cut = f"cut into bricks of {' x '.join(map(str, bricks['size']))}, {bricks['overlap']:.0%} in common" if bricks else ""
+    added = f"added to {times:,} time{'s' if times > 1 else ''}" if times else ""
+    note = "; ".join(part for part in (f"{kept} {ratio}".strip(), cut, added) if part)
+    return Section(f"cohort {facts.manifest.name} ({facts.manifest.source})", columns, (*rows, total), note)
 
 
 def _counts_row(name: str, split: SplitFacts, bricks: bool, unlabelled: bool) -> tuple[str, ...]:

@@ -87,6 +87,10 @@ class Manifest:
     """Where labels come from follow-up: {'horizon_days': float, 'landmarks': days after the first visit, or 'visits'}."""
     created_by: str = ""
     schema_version: int = SCHEMA_VERSION
+    generation: int = 0
+    """How often the cohort was added to; columns, `normalisation` and `fingerprint` are those of generation 0."""
+    frozen: dict[str, Any] = field(default_factory=dict)
+    """What studies that are added must be fitted to (hepdist.ingest.frozen); empty: nothing can be added."""
 
     @cached_property
     def fields(self) -> dict[str, TensorField]:

@@ -81,7 +81,8 @@ def same_experiment(recipe: Recipe, manifest: Manifest, folder: Path) -> None:
     sums = folder / "cohort.sha256"
     if sums.exists() and sums.read_text().strip() != manifest.sha256():
         raise RunError(
-            f"run '{recipe.name}' was started on another state of cohort '{recipe.data.cohort}'; use another name=, or --fresh to start over"
+            f"run '{recipe.name}' was started on another state of cohort '{recipe.data.cohort}', which was ingested anew or added to since;"
+            " use another name=, or --fresh to start over"
         )
 
 
