@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import tarfile
 import tracemalloc
 from pathlib import Path
 
@@ -220,3 +221,8 @@ def test_real_ct_series_without_extensions_is_whole_and_in_hu(shared_data: Path)
     assert np.allclose(sample.spacing or (), (1.6, 0.743, 0.743), atol=1e-4)
     assert sample.patient == sample.study  # its PatientID is empty
     assert sample.affine[2, 0] > 0  # slices go up
+    with tarfile.open(shared_data / "liver_ct/ircadb1_17_ct.tar.xz") as tar:
+        members = (tar.extractfile(member) for member in tar.getmembers() if member.isfile())
+        files = sorted((pydicom.dcmread(member) for member in members if member is not None), key=lambda d: d.ImagePositionPatient[2])
+    assert len(files) == 119
+    assert all(np.array_equal(slice_, file.pixel_array) for slice_, file in zip(sample.image[0], files, strict=True))  # rescale 1, 0

@@ -5,12 +5,18 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from hepdist.errors import HepdistError
+from hepdist.ingest import ingest
 from hepdist.ingest.emr import EMRTable, read_table
 from hepdist.ingest.emr_dictionary import Dictionary, load_dictionary
+from hepdist.ingest.pseudonym import Pseudonyms
+from hepdist.shards.format import decode
 
 SIGNS = ["steroid", "antivirals", "fatigue", "malaise", "anorexia", "liver_big", "liver_firm", "spleen", "spiders", "ascites", "varices"]
 NO_YES = "{type: category, categories: {1: no, 2: yes}}"
@@ -214,3 +220,40 @@ def test_mayo_pbcseq_visits_in_si_units(tmp_path: Path, shared_data: Path) -> No
     assert first.missing[:, chol].tolist() == [0, 1]
     assert first.values[0, chol] == pytest.approx(261 / 38.665, rel=1e-4)
     assert sum(v.missing[:, chol].sum() for v in emr.sequences.values()) == raw.chol.isna().sum()
+
+
+@pytest.mark.parametrize(
+    ("table", "dictionary", "patients"),
+    [
+        ("uci_hepatitis/hepatitis.data", HEPATITIS, 155),
+        ("uci_hcv/hcvdat0.csv", HCV, 615),
+        ("mayo_pbc/pbc.csv", PBC.format(time="none", trt="{1: d-penicillamine, 2: placebo}", follow_up="time"), 340),
+        ("mayo_pbc/pbcseq.csv", PBC.format(time="day", trt="{0: placebo, 1: d-penicillamine}", follow_up="futime"), 234),
+    ],
+)
+def test_each_real_table_reaches_the_shards_with_its_units_and_missing_values(
+    table: str, dictionary: str, patients: int, tmp_path: Path, shared_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    salt = "a salt for tests, 32 bytes long."
+    monkeypatch.setenv("HEPDIST_SALT", salt)
+    path, names = shared_data / "emr" / table, Pseudonyms(salt.encode())
+    emr = read_table(path, dictionary=declared(tmp_path, dictionary))
+    manifest = ingest(str(path), str(tmp_path / "cohort"), [f"emr_dictionary={tmp_path / 'dictionary.yaml'}", "emr_visits=16"])
+    rows = pa.concat_tables([pq.read_table(tmp_path / "cohort" / shard.path) for shard in manifest.shards])
+    assert rows.num_rows == len(emr.rows) == patients
+    assert [(c.name, c.kind, c.unit) for c in manifest.emr] == [(c.name, c.kind, c.unit) for c in emr.columns]
+    assert [(c.name, c.kind, c.unit) for c in manifest.sequence] == [(c.name, c.kind, c.unit) for c in emr.sequence_columns]
+    there = rows["patient"].to_pylist()
+    order = [there.index(names.of("patient", key)) for key in emr.rows]
+    values, missing = (decode(manifest.fields[name], rows[name])[order] for name in ("emr", "emr_missing"))
+    expected = np.array([[np.nan if row[c.name] is None else row[c.name] for c in emr.columns] for row in emr.rows.values()], np.float32)
+    assert np.array_equal(missing, np.isnan(expected))
+    assert np.array_equal(values, np.nan_to_num(expected))
+    labels = [None if index is None else manifest.label_names[index] for index in rows["label"].to_pylist()]
+    assert [labels[place] for place in order] == [emr.labels.get(key) for key in emr.rows]
+    if emr.sequences:
+        visits, absent = (decode(manifest.fields[name], rows[name])[order] for name in ("sequence", "sequence_missing"))
+        for key, one, gone in zip(emr.rows, visits, absent, strict=True):
+            steps = len(emr.sequences[key].days)
+            assert np.array_equal(gone[:steps], emr.sequences[key].missing)
+            assert np.allclose(one[:steps], np.where(gone[:steps], 0, emr.sequences[key].values), rtol=1e-6)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import time
 import warnings
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from hepdist.ingest.files import Files
 from hepdist.ingest.sample import Finding, Sample
 
 MEMORY = 2 << 30
+LONGEST = 10
+"""Seconds of CPU that one file may take."""
 LARGEST_SEED = 1 << 20
 """Bytes of a real file that is damaged: the parser and the decoders matter, not megabytes of pixels."""
 
@@ -74,7 +77,11 @@ def assert_damage_is_met(folder: Path, originals: list[bytes], count: int, capfd
                 except IngestError:  # where no CT is left of these
                     assert modality is not None
                     continue
-                found: list[Sample | Finding] = [*source.findings, *(row for item in source.items for row in source.read(item))]
+                found: list[Sample | Finding] = list(source.findings)
+                for item in source.items:
+                    began = time.process_time()
+                    found += source.read(item)
+                    assert time.process_time() - began < LONGEST
                 names = {name for row in found for name in (row.files if isinstance(row, Sample) else (row.file,))}
                 assert names == set(files.names)
                 assert all(row.reason for row in found if isinstance(row, Finding))

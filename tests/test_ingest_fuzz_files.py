@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 import tracemalloc
 from collections import Counter
 from pathlib import Path
@@ -19,6 +20,8 @@ from hepdist.ingest.sample import Finding, Sample
 from hepdist.ingest.spec import IngestSpec
 
 MOST_MEMORY = 512 << 20
+LONGEST = 10
+"""Seconds of CPU that one file may take."""
 
 
 def whole_files(rng: np.random.Generator) -> dict[str, bytes]:
@@ -104,7 +107,9 @@ def fuzz(folder: Path, seed: int, count: int) -> Counter[str]:
     try:
         for i in range(count):
             name = list(sound)[i % len(sound)]
+            began = time.process_time()
             outcomes[outcome_of(folder / str(i), name, mutated(sound[name], rng), sound)] += 1
+            assert time.process_time() - began < LONGEST
             assert tracemalloc.get_traced_memory()[1] < MOST_MEMORY
     finally:
         tracemalloc.stop()

@@ -111,7 +111,7 @@ def test_a_table_and_its_dictionary_in_a_bucket_join_images_as_those_on_disk_do(
     uris = [f"emr={in_bucket(bucket, tmp_path / 'labs.csv')}", f"emr_dictionary={in_bucket(bucket, tmp_path / 'labs.yaml')}"]
     assert cohorts.make(source, PATTERN, *uris) == here
     assert cohorts.make(in_bucket(bucket, source), PATTERN, *uris) == here
-    assert here[1] == [("ingested", "")] * 13
+    assert here[1].count(("ingested", "")) == 13
 
 
 @pytest.mark.parametrize("name", ["labs.csv", "labs.parquet", "labs.xlsx"])
@@ -179,7 +179,7 @@ def test_fhir_resources_in_a_bucket_or_an_archive_are_a_source_and_a_table(
     assert cohorts.make(where) == cohorts.make(folder)
     joined = [cohorts.make(source, PATTERN, f"emr={path}", "masks=ignore") for path in (folder, where)]
     assert joined[0] == joined[1]
-    assert joined[0][1] == [("ingested", "")] * 24
+    assert joined[0][1].count(("ingested", "")) == 24
 
 
 def test_a_table_that_is_not_there_is_one_sentence(source: Path, bucket: str, tmp_path: Path, cohorts: Cohorts) -> None:

@@ -11,7 +11,7 @@ from hepdist.ingest.emr_columns import IDENTIFIERS, name_and_unit, plain
 from hepdist.ingest.emr_dictionary import ColumnEntry, Dictionary
 from hepdist.ingest.emr_features import MOST_IMPLAUSIBLE, Feature, declare, infer
 from hepdist.ingest.emr_known import KnownColumns
-from hepdist.ingest.emr_rows import PATIENT_KEYS, Roles, Row
+from hepdist.ingest.emr_rows import KEYS, Roles, Row
 from hepdist.ingest.emr_sequence import Visits, one_a_day
 from hepdist.ingest.sample import Finding
 from hepdist.shards.manifest import EMRColumn
@@ -137,7 +137,7 @@ def _feature(index: int, header: str, texts: Sequence[str], roles: Roles, dictio
         return declare(index, header, entry, texts, roles.units.get(index))
     if dictionary.others == "ignore":
         return "the dictionary doesn't declare it"
-    if plain(header) in PATIENT_KEYS or IDENTIFIERS.search(plain(header)):
+    if plain(header) in KEYS["patient"] or IDENTIFIERS.search(plain(header)):
         return "its header names an identifier or a date"
     return infer(index, header, texts)
 

@@ -108,7 +108,7 @@ class Files:
 
     def below(self, path: str) -> list[str]:
         """The names of the file at `path`, or of all files in the folder there: a name of this source, or a path or URI that leads into it."""
-        inside = path.strip("/")
+        inside = path.rstrip("/")
         if self._archive is None and self._place.folder is None and path.startswith(f"{self._place}/"):
             inside = path[len(str(self._place)) :].strip("/")
         elif self.root is not None and Path(path).exists():

@@ -43,7 +43,7 @@ def table_of(files: Files, spec: IngestSpec) -> tuple[TableFiles | None, frozens
     if spec.emr is None:
         return None, frozenset()
     inside = files.below(spec.emr)
-    table = TableFiles.at(spec.emr) or TableFiles.among(files, inside, spec.emr.strip("/"))
+    table = TableFiles.at(spec.emr) or TableFiles.among(files, inside, spec.emr.rstrip("/"))
     if table is None or (len(table.names) > 1 and not is_fhir(table)):
         raise IngestError(
             f"ingest key 'emr' is '{spec.emr}', which is no table; give the path, URI or name inside the source"

@@ -17,26 +17,15 @@ import re2
 
 from hepdist.ingest.label_cues import BUILT_IN, Cues, Polarity, simplified
 from hepdist.ingest.label_headings import Sections
+from hepdist.ingest.label_lines import normal, sentence_ends
 
 LONGEST_TEXT = 100_000
 """Characters of one cell; a whole stay's notes are shorter. A longer one is not read at all: its end may deny what its start says."""
 _REACH = 100
 """Characters after a negation within which it is sure to mean a mention; NegEx' window of five words, wide enough for adjectives."""
 
-# A dot ends a sentence before a space or a Chinese character, unless it ends an abbreviation or numbers an item.
-_END = re.compile(r"[!;。\n]|(?<=[\w)])\?|\.(?=\s|$|[^\x00-\x7f])")
-_NO_END = re.compile(r"(?:\b(?:evid|hx|pt|dr|vs|approx|fam|neg|pos|e\.g|i\.e|cf|resp|poss|prob)|(?:^|[\n:;。.])\s*\d{1,2})$", re.IGNORECASE)
 _COMMA = re.compile(r",(?!\d)")
-_SPACES = re.compile(r"[^\S\n]+")
-# An English line that goes on in lower case is wrapped where it is long or its neighbour's words tell; else it may be an item of a list,
-# which a comma leaves in doubt. No Chinese line ends in one of these characters.
-_WRAPPED = re.compile(
-    r"([^\n]{40}|\b(?:of|or|and|the|an?|no|not|any|with|without|for|to|in|by|is|was|acute|chronic|active|evidence|findings?|signs?)) ?\n ?(?=[a-z])"
-    r"| ?\n ?(?=(?:of|or|and|nor|to|for|in|on|by|with|is|was|are|were|has|have)\b)"
-)
-_LOWER_CASE_LINE = re.compile(r" ?\n ?(?=[a-z])")
 _VERB = re.compile(r"(?:is|was|are|were|has|have)\b", re.IGNORECASE)
-_WRAPPED_CHINESE = re.compile(r"(?<=[未无不没]) ?\n ?")
 
 
 @dataclass(frozen=True)
@@ -129,7 +118,7 @@ class TextReader:
         """Mentions in the order of the text. Raises TextTooLong."""
         if len(text) > LONGEST_TEXT:
             raise TextTooLong(f"a text of more than {LONGEST_TEXT} characters")
-        text = _normal(text)
+        text = normal(text)
         ignored = [match.span() for match in self._ignore.finditer(text)] if self._ignore else []
         mentions = self._mentions(text, ignored)
         if not mentions:
@@ -197,12 +186,6 @@ class TextReader:
         return [t for t in tokens if t.kind != "neutral"]
 
 
-def _normal(text: str) -> str:
-    """Half-width, simplified, one space at a time, wrapped lines joined."""
-    text = _SPACES.sub(" ", simplified(unicodedata.normalize("NFKC", text)))
-    return _WRAPPED_CHINESE.sub("", _LOWER_CASE_LINE.sub(", ", _WRAPPED.sub(r"\1 ", text)))
-
-
 def _any_of(patterns: tuple[str, ...]) -> Any:
     """One expression for all, each checked alone first: an error names the one that is wrong."""
     for pattern in patterns:
@@ -214,8 +197,7 @@ def _sentences(text: str, cues: list[_Token], mentions: list[_Token]) -> Iterabl
     """Start of each sentence and its tokens in the order of the text, commas among them."""
     commas = [_Token(m.start(), m.end(), "comma", chinese=_beside_chinese(text, m.start())) for m in _COMMA.finditer(text)]
     tokens = sorted([*cues, *commas, *mentions], key=lambda t: (t.start, t.kind == "mention"))
-    cue_ends = {t.end for t in cues}
-    ends = [m.start() for m in _END.finditer(text) if _ends_sentence(text, m.start(), cue_ends)]
+    ends = sentence_ends(text, [t.end for t in cues])
     position = start = 0
     for end in [*ends, len(text)]:
         first = position
@@ -223,14 +205,6 @@ def _sentences(text: str, cues: list[_Token], mentions: list[_Token]) -> Iterabl
             position += 1
         yield start, tokens[first:position]
         start = end + 1
-
-
-def _ends_sentence(text: str, at: int, cue_ends: set[int]) -> bool:
-    """A line ends a sentence unless it breaks off in a cue, or in a heading that is one ('Family history:')."""
-    before = text[max(0, at - 20) : at]
-    if text[at] == ".":
-        return _NO_END.search(before) is None
-    return text[at] != "\n" or cue_ends.isdisjoint(range(at - len(before) + len(before.rstrip(" :")), at + 1))
 
 
 def _beside_chinese(text: str, at: int) -> bool:

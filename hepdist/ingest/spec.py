@@ -15,7 +15,7 @@ from hepdist.spec import Spec, known_keys, parse, unknown_key
 
 class IngestSpec(Spec):
     emr: str | None = None
-    """Table of EMR rows (CSV, TSV, Parquet, Excel) or FHIR resources, joined to the images by `emr_key`."""
+    """Table of EMR rows (CSV, TSV, Parquet, Excel) or FHIR resources, joined to the images by `emr_key`: a path, a URI, or a name inside the source."""
     emr_columns: tuple[str, ...] = ()
     """Columns of the EMR table to keep as features; empty: all that can be one."""
     emr_missing: tuple[str, ...] = ()
@@ -29,7 +29,7 @@ class IngestSpec(Spec):
     unlabelled: tuple[str, ...] = ("", "todo", "unknown", "NA")
     """Label values that mean 'not known'; such images are kept without a label."""
     labels_table: str | None = None
-    """CSV of image files and their labels; None: a CSV inside the source that has a file column, where there is one."""
+    """CSV of image files and their labels (a path, a URI, or a name inside the source); None: a CSV inside the source that has a file column, where there is one."""
     file_key: str | None = None
     """Column of the label table that names the image file; None: the first of the usual names that is there."""
     label_pattern: str | None = None
