@@ -168,7 +168,7 @@ def test_a_real_ct_in_bricks_is_scored_with_the_volumes_of_its_liver_and_tumours
     for part in ("ct", "liver_mask"):
         unpacked(shared_data / f"liver_ct/ircadb1_17_{part}.tar.xz", tmp_path / "source")
     manifest = ingest(str(tmp_path / "source"), str(tmp_path / "cohort"), ["brick=64,192,192", "overlap=0.25", "workers=1"])
-    assert manifest.counts["train"]["rows"] == 2 * 4 * 4
+    assert manifest.counts["train"]["rows"] == 3 * 4 * 4
     assert manifest.counts["train"]["volumes"] == 1
     assert manifest.fields["mask"].classes == ("background", "liver", "livertumor1", "livertumor2")
     plan = recipe(tmp_path / "cohort", tmp_path)
