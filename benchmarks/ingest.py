@@ -4,7 +4,7 @@ Ours is the whole command: headers, decoding, display values, hashes, split, sha
 choice of decoder and saves what comes out; it reuses 64 output files, so that the disk holds it. The two take turns.
 A third of the files is uncompressed, a third RLE, a sixth each JPEG-LS and JPEG 2000 (lossless). Compressed frames repeat after
 `--distinct` files, under other patients and UIDs, since encoding 20,000 of them would take longer than the benchmark.
-Memory is the largest sum over the command's processes, Ray's included, asked for every two seconds.
+CPU time and memory are those of all processes of the command, Ray's included, looked at once a second.
 
     python benchmarks/ingest.py [--files 20000] [--rounds 3] [--workers 2]
 
@@ -26,6 +26,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -68,17 +69,18 @@ def compared(files: int, distinct: int, rounds: int, workers: int, data: Path) -
     source = data / f"{files}"
     if not source.is_dir():
         write_files(source, files, distinct)
-    ours, plain, peaks = [], [], []
+    ours, plain = [], []
     for _ in range(rounds):
-        plain.append(files / timed([sys.executable, __file__, "--plain", str(source)])[0])
+        plain.append(timed([sys.executable, __file__, "--plain", str(source)]))
         with tempfile.TemporaryDirectory(dir=data) as folder:
-            seconds, peak = timed(ingest_command(source, folder, workers))
-        ours.append(files / seconds)
-        peaks.append(peak)
-        print(f"  ours {ours[-1]:.1f}, plain {plain[-1]:.1f} files/s, peak {peaks[-1] / 2**30:.2f} GiB", flush=True)
-    header = ["files", "workers", "ours, files/s", "plain, files/s", "ours / plain", "peak memory, GiB"]
-    ratio = f"{median(ours) / median(plain):.2f}"
-    return markdown(header, [[str(files), str(workers), spread(ours, 1), spread(plain, 1), ratio, f"{max(peaks) / 2**30:.2f}"]])
+            ours.append(timed(ingest_command(source, folder, workers)))
+        print(f"  ours {ours[-1]}, plain {plain[-1]}", flush=True)
+    header = ["files", "workers", "ours, files/s", "plain, files/s", "ours / plain", "CPU ms a file", "peak memory, GiB"]
+    rates = [[files / taken.seconds for taken in side] for side in (ours, plain)]
+    processor = " / ".join(f"{1000 * median(taken.cpu_s for taken in side) / files:.1f}" for side in (ours, plain))
+    ratio = f"{median(rates[0]) / median(rates[1]):.2f}"
+    peak = f"{max(taken.peak for taken in ours) / 2**30:.2f}"
+    return markdown(header, [[str(files), str(workers), *(spread(rate, 1) for rate in rates), ratio, processor, peak]])
 
 
 def planned(kind: str, count: int, workers: int, data: Path) -> list[str]:
@@ -88,10 +90,8 @@ def planned(kind: str, count: int, workers: int, data: Path) -> list[str]:
         write_small_files(source, kind, count)
     with tempfile.TemporaryDirectory(dir=data) as folder:
         staging = Path(folder) / "cohort.part" / "staging"
-        seconds, peak = timed(
-            ingest_command(source, folder, workers), until=lambda: any(f.stat().st_size for f in staging.glob("unit-*.arrays"))
-        )
-    return [f"{count:,} {kind}", f"{seconds:.1f}", f"{peak / 2**30:.2f}"]
+        taken = timed(ingest_command(source, folder, workers), until=lambda: any(f.stat().st_size for f in staging.glob("unit-*.arrays")))
+    return [f"{count:,} {kind}", f"{taken.seconds:.1f}", f"{taken.peak / 2**30:.2f}"]
 
 
 def ingest_command(source: Path, folder: str, workers: int) -> list[str]:
@@ -105,36 +105,50 @@ def plain_loop(source: Path) -> None:
             np.save(Path(folder) / f"{number % PLAIN_OUTPUTS}.npy", pydicom.dcmread(path).pixel_array)
 
 
-def timed(command: list[str], until: Callable[[], bool] | None = None) -> tuple[float, int]:
-    """Seconds of a command, or until that is so, when it is interrupted; and the largest sum of memory that its processes held at once."""
+@dataclass(frozen=True)
+class Taken:
+    """What a command took, with all processes below it."""
+
+    seconds: float
+    cpu_s: float
+    peak: int
+    """Largest sum of their memory at one time, in bytes; shared pages once (PSS)."""
+
+    def __str__(self) -> str:
+        return f"{self.seconds:.1f} s, {self.cpu_s:.1f} CPU s, {self.peak / 2**30:.2f} GiB"
+
+
+def timed(command: list[str], until: Callable[[], bool] | None = None) -> Taken:
+    """Runs a command to its end, or until that is so: then it is interrupted. Its processes are looked at once a second."""
     environment = {**os.environ, "HEPDIST_SALT": "a salt for benchmarks, long enough"}
-    peak, began = 0, time.perf_counter()
+    began = time.perf_counter()
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    done = threading.Event()
+    cpu: dict[int, float] = {}
+    peak = 0
 
     def watch() -> None:
         nonlocal peak
-        while not done.wait(2.0):
-            peak = max(peak, memory_of(process.pid))
+        while not done.wait(1.0):
+            peak = max(peak, look(process.pid, cpu))
 
+    done = threading.Event()
     watcher = threading.Thread(target=watch)
     watcher.start()
-    while until is not None and process.poll() is None and not until():
+    while process.poll() is None and not (until is not None and until()):
         time.sleep(0.1)
-    code = process.wait() if until is None else process.poll()
-    seconds = time.perf_counter() - began
+    seconds, code = time.perf_counter() - began, process.poll()
     done.set()
     watcher.join()
-    if until is not None and code is None:
-        peak = max(peak, memory_of(process.pid))
+    if code is None:
+        peak = max(peak, look(process.pid, cpu))
         process.send_signal(signal.SIGINT)
         process.wait()
     assert not code, f"{command[:4]} ended with {code}"
-    return seconds, peak
+    return Taken(seconds, sum(cpu.values()), peak)
 
 
-def memory_of(pid: int) -> int:
-    """Of a process and all below it; shared pages once (PSS)."""
+def look(pid: int, cpu: dict[int, float]) -> int:
+    """Memory of a process and all below it; notes the CPU seconds of each so far."""
     total = 0
     try:
         tree = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
@@ -143,6 +157,8 @@ def memory_of(pid: int) -> int:
     for process in tree:
         try:
             total += process.memory_full_info().pss
+            times = process.cpu_times()
+            cpu[process.pid] = times.user + times.system
         except psutil.Error:
             continue
     return total

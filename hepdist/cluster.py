@@ -53,8 +53,8 @@ class Cluster:
 
 
 @contextmanager
-def connect() -> Iterator[Cluster]:
-    """Connect to Ray; one that was started here is shut down at the end, one that was found is left alone.
+def connect(train: bool = True) -> Iterator[Cluster]:
+    """Connect to Ray; one that was started here is shut down at the end, one that was found is left alone. train: Ray Train will be used.
 
     Inside a job, or with RAY_ADDRESS set, that cluster is used. Otherwise a local one is started, whose address replaces
     any stale `ray_current_cluster` file (which makes Ray's clean-up hang: docs/architecture.md).
@@ -67,7 +67,7 @@ def connect() -> Iterator[Cluster]:
         yield _resources(own=False)
         return
     given = os.environ.get("RAY_ADDRESS")
-    imports = threading.Thread(target=_import_train, daemon=True)
+    imports = threading.Thread(target=_import_libraries, args=(train,), daemon=True)
     imports.start()
     if given:
         ray.init(address=given, log_to_driver=False)
@@ -88,10 +88,12 @@ def _workers() -> dict[str, Any]:
     return {**WORKERS, "num_workers_soft_limit": max(WORKERS["num_workers_soft_limit"], os.cpu_count() or 1)}
 
 
-def _import_train() -> None:
+def _import_libraries(train: bool) -> None:
     """Ray Train and Ray Data take seconds to import, which ray.init spends waiting for its processes."""
     import ray.data
-    import ray.train.v2.api.data_parallel_trainer  # noqa: F401
+
+    if train:
+        import ray.train.v2.api.data_parallel_trainer  # noqa: F401
 
 
 def _resources(own: bool) -> Cluster:

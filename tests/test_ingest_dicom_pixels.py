@@ -118,7 +118,7 @@ def test_eight_bit_images_keep_their_values_and_wider_ones_are_stretched() -> No
 def test_display_values_by_a_table_are_those_of_each_pixel(dtype: type, low: int) -> None:
     top = min(low + 3000, np.iinfo(dtype).max)
     pixels = np.random.default_rng(0).integers(low, top, (64, 64), dtype)  # fewer values than pixels: by a table
-    shown = {"WindowCenter": (low + top) / 2, "WindowWidth": (top - low) / 3, "RescaleSlope": 1.5, "RescaleIntercept": -7}
+    shown = {"WindowCenter": 0.75 * (low + top) - 7, "WindowWidth": (top - low) / 3, "RescaleSlope": 1.5, "RescaleIntercept": -7}
     dataset = image(pixels, "CR", "1", **shown)
     for levels in (255, 65535):
         each = [display_values(dataset, row[None], levels) for row in pixels]  # more values than pixels in a row: each for itself

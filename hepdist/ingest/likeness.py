@@ -31,9 +31,7 @@ AT_ONCE = 1 << 20
 def likeness_of(image: np.ndarray) -> bytes:
     """[C, *spatial] as 8 bytes of hash and an int8 thumbnail of 16^2 or 16^3; empty for an image without features."""
     length = image.shape[1]
-    if (
-        len(image) == 1 and image.dtype == np.uint8 and length % SIDE == 0
-    ):  # the first axis in whole numbers: no copy of all pixels as floats
+    if len(image) == 1 and image.dtype == np.uint8 and length % SIDE == 0:  # in whole numbers: no copy of all pixels as floats
         sums = np.add.reduce(image[0].reshape(SIDE, length // SIDE, *image.shape[2:]), axis=1, dtype=np.uint32)
         small, axes = sums.astype(np.float32) * np.float32(SIDE / length), range(1, sums.ndim)
     else:

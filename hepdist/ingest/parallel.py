@@ -41,7 +41,7 @@ def processes(count: int | None) -> Iterator[Each]:
         return
     from hepdist.cluster import connect
 
-    with connect() as cluster:
+    with connect(train=False) as cluster:
         yield _Pipeline(count or max(1, int(cluster.cpus)))
 
 
