@@ -15,12 +15,14 @@ QUIET = {
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     # the controller notices a dead or finished worker this often; Ray's 2 s add up over restarts and short runs
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 OWN = {
     # one machine, no cloud: nobody will announce that it is taken away, and the watcher is a process of 2.5 CPU seconds
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    # one machine never grows, so its autoscaler need not look every 5 s
+    "AUTOSCALER_UPDATE_INTERVAL_S": "3600",
 }
 
 WORKERS = {
@@ -29,6 +31,13 @@ WORKERS = {
     # Ray ends processes that idle for a second while there are more than CPUs, and starts others for the next window of data:
     # on two cores a quarter of all CPU time went into imports. A machine with many cores never comes to it.
     "num_workers_soft_limit": 16,
+    # Each of Ray's processes wakes up many times a second to tell the others how it is. On two cores with two workers that
+    # takes turns from training, and the other worker waits: nobody reads it in a Ray without a dashboard.
+    "enable_metrics_collection": False,
+    "task_events_report_interval_ms": 0,
+    "event_stats": False,
+    "raylet_report_resources_period_milliseconds": 1000,
+    "metrics_report_interval_ms": 60_000,
 }
 """How an own Ray keeps its worker processes."""
 

@@ -75,13 +75,14 @@ def optimise(parts: Parts, batch: dict[str, torch.Tensor], global_rows: int, ste
     """
     engine, world = parts.engine, parts.stream.world
     total = batch["weight"].sum()
-    dist.all_reduce(total)
+    added = dist.all_reduce(total, async_op=True)  # not needed before the first loss: no worker waits for another one's augmentation
     micros = micro_batches(batch, largest_part=-(-global_rows // world), micro_batch=parts.recipe.train.micro_batch)
     share = torch.zeros((), device=total.device)
     for index, micro in enumerate(micros):
         torch.manual_seed(hash((parts.recipe.train.seed, step, index, parts.stream.rank)))  # dropout: a function of the place in training
         engine.set_gradient_accumulation_boundary(index == len(micros) - 1)
         losses = parts.task.loss(engine, micro)
+        added.wait()
         loss = (losses * micro["weight"]).sum() / total.clamp(min=1.0)
         engine.backward(loss * world, scale_wrt_gas=False)
         share += loss.detach()

@@ -85,11 +85,10 @@ def load_model(run: str | Path) -> tuple[nn.Module, Recipe, Signature]:
     recipe: Recipe = parse(Recipe, yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8")))
     values = json.loads((folder / "signature.json").read_text(encoding="utf-8"))
     values.pop("samples")
-    columns = {
-        key: tuple(EMRColumn(**{**column, "categories": tuple(column["categories"])}) for column in values.pop(key))
-        for key in ("emr", "sequence")
-    }
-    signature = Signature(**{**values, "label_names": tuple(values["label_names"])}, **columns)
+    emr, sequence = (
+        tuple(EMRColumn(**{**column, "categories": tuple(column["categories"])}) for column in values.pop(key)) for key in ("emr", "sequence")
+    )
+    signature = Signature(**{**values, "label_names": tuple(values["label_names"])}, emr=emr, sequence=sequence)
     model = build_model(recipe, signature)
     model.load_state_dict(load_file(folder / "model.safetensors"))
     return model.eval(), recipe, signature
