@@ -157,6 +157,17 @@ def test_auxiliary_heads_add_three_tenths_of_their_loss_each():
     torch.testing.assert_close(losses, parts[0] + 0.3 * (parts[1] + parts[2]))
 
 
+@pytest.mark.parametrize("ordinal", [False, True])
+def test_members_of_an_ensemble_learn_alone_and_answer_by_their_mean(ordinal):
+    members, label = noise(4, 3, 3), torch.tensor([0, 1, 2, 0])
+    task = classification(("a", "b", "c"), (20, 10, 10), ordinal=ordinal)
+    alone = [Fixed(member) for member in members.unbind(1)]
+    batch = {"image": members, "label": label}
+    torch.testing.assert_close(task.loss(Fixed(members), batch), torch.stack([task.loss(member, batch) for member in alone]).mean(0))
+    together = task.predict(Fixed(members), batch)["probability"]
+    np.testing.assert_allclose(together, np.mean([task.predict(member, batch)["probability"] for member in alone], axis=0), rtol=1e-5)
+
+
 def test_ordinal_probabilities_are_the_chain_of_binary_decisions():
     logits = noise(50, 4).double() * 5
     probability = classification(tuple("abcd"), (10,) * 4, ordinal=True).predict(Fixed(logits), {"image": logits})["probability"]

@@ -58,6 +58,8 @@ class Classification:
 
     def _loss(self, logits: Tensor, target: Tensor) -> Tensor:
         """float32[b]; target float32[b, K]. Focal (Lin et al., 2017): each term counts (1 - probability) ** gamma, so easy samples fade."""
+        if logits.ndim == 3:  # [b, members, K]: each member of an ensemble learns as if it were alone
+            return torch.stack([self._loss(member, target) for member in logits.unbind(1)]).mean(0)
         weights = 1.0 if self.class_weights is None else torch.tensor(self.class_weights, device=logits.device)
         if self.multilabel:
             present, absent = self._focal(logsigmoid(logits)), self._focal(logsigmoid(-logits))
@@ -72,7 +74,7 @@ class Classification:
         return miss**self.focal * log_probability
 
     def _log_probability(self, logits: Tensor) -> Tensor:
-        return ordinal_log_probability(logits) if self.ordinal else log_softmax(logits, dim=1)
+        return ordinal_log_probability(logits) if self.ordinal else log_softmax(logits, dim=-1)
 
     def _target(self, label: Tensor) -> Tensor:
         """float32[b, K] with label smoothing; a row of zeros where unlabelled."""
@@ -93,9 +95,8 @@ class Classification:
     def _probability(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
         logits = forward(model, batch)
         assert isinstance(logits, Tensor)  # auxiliary heads answer in training only
-        flat = logits.float().flatten(0, -2)
-        probability = (flat.sigmoid() if self.multilabel else self._log_probability(flat).exp()).reshape(logits.shape)
-        return probability.mean(1) if probability.ndim == 3 else probability  # an ensemble's is its members' mean
+        probability = logits.float().sigmoid() if self.multilabel else self._log_probability(logits.float()).exp()
+        return probability.mean(1) if probability.ndim == 3 else probability  # [b, members, K]: an ensemble's is its members' mean
 
     def score(self, rows: dict[str, np.ndarray]) -> dict[str, float]:
         """auroc (binary; else the mean over classes, one against the rest), accuracy (arg max, or 0.5 a finding) and loss.
@@ -128,15 +129,15 @@ class Classification:
 
 
 def ordinal_log_probability(logits: Tensor) -> Tensor:
-    """Logarithms of the probabilities of K ordered classes, float[b, K], from logits float[b, K].
+    """Logarithms of the probabilities of K ordered classes, float[..., K], from logits float[..., K].
 
     The chance of reaching class k from k - 1 is sigmoid(logits[k] - logits[k - 1]), and a sample is of the last class it reaches. So the
     K - 1 chances of being at least k never rise with k, and the loss of a sample is that of the binary decisions on its way: the
     conditional training of CORN (Shi, Cao & Raschka, 2023) on a head of K logits, of which like softmax only differences count.
     """
-    steps = logits[:, 1:] - logits[:, :-1]
-    nothing = steps.new_zeros(len(steps), 1)
-    return torch.cat((nothing, logsigmoid(steps).cumsum(1)), 1) + torch.cat((logsigmoid(-steps), nothing), 1)
+    steps = logits.diff(dim=-1)
+    nothing = torch.zeros_like(logits[..., :1])
+    return torch.cat((nothing, logsigmoid(steps).cumsum(-1)), -1) + torch.cat((logsigmoid(-steps), nothing), -1)
 
 
 def _macro_auroc(probability: np.ndarray, truth: np.ndarray) -> float:
