@@ -99,6 +99,8 @@ def normal_score(numbers: Tensor, knots: Tensor) -> Tensor:
     numbers: float[..., N]; knots: float[N, K], each row rising from the least to the largest train value. Values of a run of equal knots
     get the middle of their ranks. Ranks end a quarter of a step from 0 and 1, so that no value is further out than its rank can tell.
     """
+    if not len(knots):
+        return numbers
     steps = knots.shape[1] - 1
     rows = numbers.reshape(-1, len(knots)).T.contiguous()
     ranks = torch.stack([_rank(rows, knots, right) for right in (False, True)]).mean(0) / steps
@@ -112,5 +114,6 @@ def _rank(rows: Tensor, knots: Tensor, right: bool) -> Tensor:
     last = knots.shape[1] - 1
     above = torch.searchsorted(knots, rows, right=right).clamp(1, last)
     low, high = knots.gather(1, above - 1), knots.gather(1, above)
-    share = torch.where(high > low, (rows - low) / torch.where(high > low, high - low, 1.0), 0.5)
+    tied = ((rows >= high) if right else (rows > high)).to(rows.dtype)  # equal knots can only be the first or the last ones here
+    share = torch.where(high > low, (rows - low) / torch.where(high > low, high - low, 1.0), tied)
     return above - 1 + share.clamp(0, 1)
