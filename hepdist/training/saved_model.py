@@ -92,7 +92,8 @@ def load_model(run: str | Path) -> tuple[nn.Module, Recipe, Signature]:
     values = json.loads((folder / "signature.json").read_text(encoding="utf-8"))
     values.pop("samples")
     emr, sequence = (
-        tuple(EMRColumn(**{**column, "categories": tuple(column["categories"])}) for column in values.pop(key)) for key in ("emr", "sequence")
+        tuple(EMRColumn(**{**column, "categories": tuple(column["categories"])}) for column in values.pop(key))
+        for key in ("emr", "sequence")
     )
     signature = Signature(**{**values, "label_names": tuple(values["label_names"])}, emr=emr, sequence=sequence)
     model = build_model(recipe, signature)
