@@ -323,7 +323,7 @@ def test_adversarial_losses_are_the_papers(loss, persuaded, judged):
 
 def test_r1_is_half_the_squared_gradient_and_trains_the_critic():
     weight, true = torch.tensor([3.0, 4.0], requires_grad=True), noise(5, 2).requires_grad_()
-    penalty = r1_penalty((true * weight).sum(1)[:, None, None], (true,))
+    penalty = r1_penalty((true * weight).sum(1)[:, None, None], true)
     assert penalty.tolist() == pytest.approx([12.5] * 5)
     penalty.sum().backward()
     assert weight.grad.tolist() == pytest.approx([15.0, 20.0])

@@ -118,10 +118,11 @@ def _blur(image: Tensor, spec: DegradeSpec, key: Key) -> Tensor:
     for axis in range(2, image.ndim):
         side = image.shape[axis]
         places = torch.arange(side, device=image.device)
-        image = sum(
-            (image.index_select(axis, (places + shift - radius).clamp(0, side - 1)) * weights[:, shift].reshape(-1, 1, *(1,) * dims))
-            for shift in range(2 * radius + 1)
-        )  # type: ignore[assignment]
+        blurred = torch.zeros_like(image)
+        for shift in range(2 * radius + 1):
+            moved = image.index_select(axis, (places + shift - radius).clamp(0, side - 1))
+            blurred = blurred + moved * weights[:, shift].reshape(-1, 1, *(1,) * dims)
+        image = blurred
     return image
 
 

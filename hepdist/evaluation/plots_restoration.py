@@ -15,10 +15,7 @@ Floats = NDArray[np.float64]
 def before_and_after_plot(before: Floats, after: Floats, kinds: tuple[str, ...], measure: str) -> Markup:
     """A point an image and degradation: `measure` of the degraded one [n, kinds] against that of the restored one; equal on the line."""
     made, (axes,) = figure(4.6, 3.9)
-    low, high = min(before.min(), after.min()), max(before.max(), after.max())
-    axes.axline(
-        (low, low), (high, high) if high > low else None, slope=None if high > low else 1, color=MUTED, linewidth=1, linestyle=(0, (4, 4))
-    )
+    axes.axline((before[0, 0], before[0, 0]), slope=1, color=MUTED, linewidth=1, linestyle=(0, (4, 4)))
     for k, kind in enumerate(kinds):
         axes.plot(before[:, k], after[:, k], "o", color=series_colour(k), alpha=0.45, markersize=3.5, markeredgewidth=0, label=kind)
     axes.set(xlabel=f"{measure}, degraded", ylabel=f"{measure}, restored")

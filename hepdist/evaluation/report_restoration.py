@@ -41,11 +41,10 @@ class Triplet:
 
 def restoration_sentence(block: dict[str, Any], noun: str) -> str:
     """The result in words."""
-    parts = [
-        f"{kind}: {number(block['psnr_input_per_class'][kind])} to {number(block['psnr_per_class'][kind], ' dB')}"
-        f" (gain {span(block['psnr_gain_per_class_ci'][kind], ' dB')})"
-        for kind in block["psnr_per_class"]
-    ]
+    parts = []
+    for kind, restored in block["psnr_per_class"].items():
+        before, after = number(block["psnr_input_per_class"][kind], " dB"), number(restored, " dB")
+        parts.append(f"{kind}: {before} to {after} (gain {span(block['psnr_gain_per_class_ci'][kind], ' dB')})")
     return f"Mean PSNR of {block['n']:,} {noun}s, degraded and restored: {'; '.join(parts)}."
 
 

@@ -55,8 +55,8 @@ def summarise(
             scores = partial(classification_scores, label, probability, threshold=threshold, ordinal=ordinal)
     elif task_kind == "restoration":
         labelled = table
-        measured = [by_class(table, key, label_names) for key in RESTORATION]
-        if any(values is None for values in measured):
+        measured = [values for key in RESTORATION if (values := by_class(table, key, label_names)) is not None]
+        if len(measured) < len(RESTORATION):
             raise RunError(f"predictions lack the columns psnr_{label_names[0]}, ...; evaluate the run again")
         scores = partial(restoration_scores, *measured)
     else:

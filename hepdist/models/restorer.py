@@ -28,15 +28,14 @@ class Restorer(nn.Module):
         channels, *sides = inputs.image
         dims = len(sides)
         self.multiple = 2 ** len(spec.encoder)
-        self.checkpointing = spec.checkpointing
         self.halves = (2,) * dims
         widths = [spec.width << level for level in range(len(spec.encoder) + 1)]
         self.first = CONV[dims](channels, spec.width, 3, padding=1)
-        self.encoder = nn.ModuleList(_blocks(spec, dims, width, count) for width, count in zip(widths, spec.encoder, strict=False))
+        self.encoder = nn.ModuleList(Stage(spec, dims, width, count) for width, count in zip(widths, spec.encoder, strict=False))
         self.down = nn.ModuleList(CONV[dims](width, 2 * width, 2, stride=2) for width in widths[:-1])
-        self.middle = _blocks(spec, dims, widths[-1], spec.middle)
+        self.middle = Stage(spec, dims, widths[-1], spec.middle)
         self.up = nn.ModuleList(CONV[dims](width, width // 2 * 2**dims, 1, bias=False) for width in widths[:0:-1])
-        self.decoder = nn.ModuleList(_blocks(spec, dims, width, count) for width, count in zip(widths[-2::-1], spec.decoder, strict=True))
+        self.decoder = nn.ModuleList(Stage(spec, dims, width, count) for width, count in zip(widths[-2::-1], spec.decoder, strict=True))
         self.last = CONV[dims](spec.width, classes, 3, padding=1)
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)
@@ -45,16 +44,25 @@ class Restorer(nn.Module):
         x = channels_last(self.first(_filled_up(image, self.multiple)))
         skips = []
         for stage, down in zip(self.encoder, self.down, strict=True):
-            x = self._through(stage, x)
+            x = stage(x)
             skips.append(x)
             x = channels_last(down(x))
-        x = self._through(self.middle, x)
+        x = self.middle(x)
         for up, stage, skip in zip(self.up, self.decoder, reversed(skips), strict=True):
-            x = self._through(stage, channels_last(unfold(up(x), self.halves) + skip))
+            x = stage(channels_last(unfold(up(x), self.halves) + skip))
         return image + crop(self.last(x), image)
 
-    def _through(self, blocks: nn.ModuleList, x: Tensor) -> Tensor:
-        for block in blocks:
+
+class Stage(nn.Module):
+    """The blocks of one level, [b, C, *spatial] each."""
+
+    def __init__(self, spec: RestorerSpec, dims: int, channels: int, count: int) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(Block(dims, channels, spec.dropout) for _ in range(count))
+        self.checkpointing = spec.checkpointing
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.blocks:
             x = checkpointed(block, x) if self.checkpointing else block(x)
         return x
 
@@ -96,10 +104,6 @@ class LayerNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return layer_norm(x.movedim(1, -1), self.weight.shape, self.weight, self.bias, 1e-6).movedim(-1, 1)
-
-
-def _blocks(spec: RestorerSpec, dims: int, channels: int, count: int) -> nn.ModuleList:
-    return nn.ModuleList(Block(dims, channels, spec.dropout) for _ in range(count))
 
 
 def _gate(x: Tensor) -> Tensor:

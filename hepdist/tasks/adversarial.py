@@ -49,10 +49,10 @@ def judgement_loss(true: Tensor, claimed: Tensor, loss: Verdict) -> Tensor:
     return 0.5 * (of_true(true.float()) + of_claimed(claimed.float())).flatten(1).mean(1)
 
 
-def r1_penalty(true: Tensor, pair: tuple[Tensor, ...]) -> Tensor:
-    """float32[b]: half the squared gradient of the mean verdict on a true pair with respect to it (Mescheder et al., 2018).
+def r1_penalty(verdict: Tensor, truth: Tensor) -> Tensor:
+    """float32[b]: half the squared gradient of the mean verdict with respect to the truth that it is on (Mescheder et al., 2018).
 
-    true: logits [b, 1, *patches], computed from `pair`, tensors [b, ...] that require gradients. Differentiable once more.
+    verdict: logits [b, 1, *patches], computed from truth float32[b, K, *spatial], which requires gradients. Differentiable once more.
     """
-    gradients = torch.autograd.grad(true.float().flatten(1).mean(1).sum(), pair, create_graph=True)
-    return 0.5 * torch.stack([g.float().square().flatten(1).sum(1) for g in gradients]).sum(0)
+    (slope,) = torch.autograd.grad(verdict.float().flatten(1).mean(1).sum(), truth, create_graph=True)
+    return 0.5 * slope.square().flatten(1).sum(1)

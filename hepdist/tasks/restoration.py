@@ -41,7 +41,8 @@ class Restoration:
 
     def __init__(self, recipe: Recipe, manifest: Manifest) -> None:
         """Raises RecipeError where the cohort's images have no common black and white, or a side below SSIM's window."""
-        self.classes = self.kinds = recipe.degrade.kinds
+        self.classes: tuple[str, ...] = recipe.degrade.kinds
+        self.kinds = self.classes
         self.spec = recipe.degrade
         self.scale = Scale.of(recipe, manifest)
         self.ssim_weight = recipe.task.ssim_weight

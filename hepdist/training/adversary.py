@@ -62,13 +62,13 @@ class Adversary:
         condition, claim, truth = self.pair
         self.pair = None
         rows = len(truth)
-        if self.spec.r1:
-            truth = truth.clone().requires_grad_()
         self.engine.set_gradient_accumulation_boundary(last)
         verdict = self.engine(torch.cat((condition, condition)), torch.cat((truth, claim)))  # one pass: ZeRO's hooks count one a step
         losses = judgement_loss(verdict[:rows], verdict[rows:], self.spec.loss)
         if self.spec.r1:
-            losses = losses + self.spec.r1 * r1_penalty(verdict[:rows], (truth,))
+            truth = truth.clone().requires_grad_()
+            plain = self.engine.module(condition, truth)  # past the engine, which takes any gradient of its output for the step's
+            losses = losses + self.spec.r1 * r1_penalty(plain, truth)
         loss = (losses * portions).sum()
         self.engine.backward(loss * world, scale_wrt_gas=False)
         self.share = self.share + loss.detach()

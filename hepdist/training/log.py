@@ -33,6 +33,7 @@ class Log:
         self.began = self.last = time.perf_counter()
         self.last_samples, self.last_wait, self.before_s = samples, 0.0, 0.0
         self.sums = torch.zeros(3, dtype=torch.float64, device=device)
+        self.criticised = False
         self.path = folder / METRICS
         if rank == 0:
             from torch.utils.tensorboard import SummaryWriter

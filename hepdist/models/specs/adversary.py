@@ -22,7 +22,7 @@ class AdversarySpec(Spec):
     """cross_entropy: Goodfellow et al., 2014, non-saturating; least_squares: Mao et al., 2017; hinge: Lim & Ye, 2017."""
     r1: Annotated[float, Ge(0)] = 0.0
     """Gamma of the gradient penalty on true pairs (Mescheder et al., 2018), for a critic that wins too easily; 0 is off. It
-    differentiates twice, which makes the critic's step about two times as long."""
+    differentiates twice, which makes the critic's step about three times as long."""
     start: Annotated[float, Ge(0), Le(1)] = 0.1
     """Share of all steps before the verdict counts: a critic that is no judge yet teaches nothing. It learns from the first step."""
     width: PositiveInt = 32
