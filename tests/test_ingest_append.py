@@ -284,6 +284,13 @@ def test_sites_stay_whole_and_in_their_split(tmp_path):
     rows = rows_of(tmp_path / "cohort")
     assert {i: rows[NAMES.of("sample", f"{i}.png")]["split"] for i in range(49)} == {i: split[i % 7] for i in range(49)}
     assert manifest.split_rule["kind"] == "site" and manifest.split_rule["sites"] == 7
+    moved = {where: next(site for site in split if split[site] == where) for where in ("train", "test")}
+    picture(tmp_path / "c/99.png", 99)
+    pixels = np.asarray(Image.open(tmp_path / f"a/{moved['train']}.png"))
+    Image.fromarray(pixels).save(tmp_path / "c/98.png", compress_level=1)  # the same image, said to be of a site in another split
+    (tmp_path / "c/labels.csv").write_text(f"file,label,site\n98.png,0,s{moved['test']}\n99.png,1,s{moved['test']}")
+    manifest = ingest(str(tmp_path / "c"), str(tmp_path / "cohort"), [APPEND])
+    assert (manifest.counts["audit"]["straddles-splits"], sum(manifest.rows(s) for s in SPLITS)) == (1, 50)
 
 
 def test_official_splits_go_on_and_a_patient_without_one_stays_out(tmp_path):

@@ -155,7 +155,7 @@ def emr_rows(cohort: Path) -> dict[str, tuple[list[float], list[int]]]:
 def test_emr_columns_of_the_cohort_are_known_again_in_a_table_of_few_rows(tmp_path):
     source = radiographs(tmp_path / "a", range(20))
     first = ingest(source, str(tmp_path / "cohort"), [f"emr={table_of(tmp_path, EMR)}", "label=sick"])
-    assert [c.name for c in first.emr] == ["ward", "alt", "sex", "column 4"]  # 'Zacharias' may be a name, so it isn't told
+    assert [c.name for c in first.emr] == ["column 1", "alt", "sex", "column 4"]  # a name that may be a person's isn't told
     # other order, another unit, a new column, a category that isn't known, no ward for one, a class in another order
     more = "sick,Zacharias,alt [ukat/L],patient_id,ward,height\nyes,v,2,P30,c,170\nno,w,,P31,,160\n"
     source = radiographs(tmp_path / "b", range(30, 33))
@@ -163,19 +163,23 @@ def test_emr_columns_of_the_cohort_are_known_again_in_a_table_of_few_rows(tmp_pa
     rows = emr_rows(tmp_path / "cohort")
     of = {p: rows[NAMES.of("patient", f"P{p}")] for p in (0, 30, 31, 32)}
     assert of[0] == ([0, 30, 1, 0], [0, 0, 0, 0])
-    assert of[30] == ([2, 0, 0, 1], [0, 1, 1, 0])
+    assert of[30] == ([2, 120, 0, 1], [0, 0, 1, 0])  # 2 µkat/L are 120 U/L
     assert of[31] == ([0, 0, 0, 0], [1, 1, 1, 1])
     assert of[32] == ([0, 0, 0, 0], [1, 1, 1, 1])
     told = reasons(tmp_path / "cohort", "ignored")
     assert ("not-a-feature", "column 6 is no feature: the cohort doesn't have it") in told
-    assert ("not-a-feature", "column 3 is no feature: its unit can't be converted to the cohort's") in told
     assert ("unknown-category", "row 2, column 2 holds a value that is none of the cohort's categories; taken as missing") in told
     assert [c.name for c in second.emr] == [c.name for c in first.emr]
-    assert [c.missing_share for c in second.emr] == pytest.approx([2 / 23, 3 / 23, 3 / 23, 2 / 23])
+    assert [c.missing_share for c in second.emr] == pytest.approx([2 / 23, 2 / 23, 3 / 23, 2 / 23])
     assert second.normalisation == first.normalisation
     labelled = rows_of(tmp_path / "cohort")
     patients = {row["patient"]: row["label"] for row in labelled.values()}
     assert [patients[NAMES.of("patient", f"P{p}")] for p in (0, 30, 31, 32)] == [0, 1, 0, None]
+    other = table_of(tmp_path, "patient_id,alt [mmHg]\nP40,3\n", "other.csv")
+    ingest(radiographs(tmp_path / "c", range(40, 41)), str(tmp_path / "cohort"), [f"emr={other}", APPEND])
+    assert emr_rows(tmp_path / "cohort")[NAMES.of("patient", "P40")] == ([0, 0, 0, 0], [1, 1, 1, 1])
+    told = reasons(tmp_path / "cohort", "ignored")
+    assert ("not-a-feature", "column 2 is no feature: its unit can't be converted to the cohort's") in told
 
 
 def test_a_table_that_grew_adds_its_new_rows_alone(tmp_path):

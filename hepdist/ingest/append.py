@@ -23,7 +23,7 @@ from hepdist.ingest.split import decide
 from hepdist.ingest.stage import Staged
 from hepdist.ingest.statistics import Part, visits_of
 from hepdist.ingest.table import TableSource
-from hepdist.ingest.unite import record_of, straddling
+from hepdist.ingest.unite import Record, record_of, straddling
 from hepdist.shards.manifest import SPLITS, EMRColumn, Manifest, Shard
 
 STRADDLES = "straddles-splits", "with it, one patient or image would be in two splits of the cohort"
@@ -104,12 +104,12 @@ class Append(Build):
             for sample in samples:
                 sample.split = ""
         samples.sort(key=lambda sample: sample.sample_id)
-        alike = self.spec.near_identical
-        torn = straddling([*old, *self._records(samples)], alike)
+        alike, by = self.spec.near_identical, self.spec.split_by
+        torn = straddling([*old, *self._records(samples)], alike, by == "site")
         samples = self._without(samples, [(samples[i - len(old)], *STRADDLES) for i in sorted(torn)])
         if not samples:
             return samples, rule
-        found = decide([*old, *self._records(samples)], self.spec.split, self.names, self.spec.split_by, alike)
+        found = decide([*old, *self._records(samples)], self.spec.split, self.names, by, alike)
         samples = self._without(samples, [(samples[i - len(old)], *STRADDLES) for i in sorted(found.outside)])
         there: dict[str, str] = {}
         for member in self.onto.members:  # whoever is there keeps the pseudonym that the shards have
@@ -122,11 +122,19 @@ class Append(Build):
         changed = {"patients_merged": rule["patients_merged"] + len(merged)} | ({"sites": found.rule["sites"]} if "sites" in rule else {})
         return samples, rule | changed
 
-    def _records(self, samples: Sequence[Staged]) -> list[Any]:
+    def _records(self, samples: Sequence[Staged]) -> list[Record]:
         return [replace(record_of(sample), content=salted_content(sample, self.names)) for sample in samples]
 
-    def _columns(self, samples: list[Staged], clinical: Clinical, *names: Any) -> Columns:
-        return replace(self.frozen.columns, mask_values=names[-1])
+    def _columns(
+        self,
+        samples: list[Staged],
+        clinical: Clinical,
+        label_names: tuple[str, ...],
+        mask_classes: tuple[str, ...],
+        mask_values: tuple[int, ...],
+    ) -> Columns:
+        """The cohort's."""
+        return replace(self.frozen.columns, mask_values=mask_values)
 
     def _tables(self, headers: Sequence[Mapping[str, str | float]], evidence: Sequence[Evidence], members: Sequence[Member]) -> None:
         """The cohort's rows and the new ones; what stands in the cohort counts."""

@@ -64,11 +64,11 @@ def united(records: Sequence[Record], near_identical: bool = True) -> dict[str, 
     return {person: find(person) for person in leader}
 
 
-def straddling(records: Sequence[Record], near_identical: bool = True) -> set[int]:
+def straddling(records: Sequence[Record], near_identical: bool = True, by_site: bool = False) -> set[int]:
     """Indices of the new records that can't be added, since with them one person would be in two splits of the cohort.
 
     Records are taken in their order, each with the person and the images that it shares with those taken before; rows of the cohort
-    come first. So one image that shows two patients goes, and the others of both stay.
+    come first. So one image that shows two patients goes, and the others of both stay. by_site: a site must be in one split too.
     """
     leader: dict[str, str] = {}
     split: dict[str, str] = {}
@@ -90,6 +90,7 @@ def straddling(records: Sequence[Record], near_identical: bool = True) -> set[in
     for i in sorted(alike, key=lambda i: not records[i].kept):
         record = records[i]
         shared = [f"person {record.person}", *([f"content {record.content}"] if record.content else []), *alike[i]]
+        shared += [f"site {record.site}"] if by_site and record.site else []
         roots = {find(thing) for thing in shared}
         splits = {split[root] for root in roots if root in split} | ({record.kept} - {""})
         if len(splits) > 1:
