@@ -40,10 +40,7 @@ class Classification:
         self.class_weights = _class_weights(manifest) if recipe.task.class_weights == "balanced" else None
 
     def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-        """That of the logits; from a model with auxiliary heads, plus AUXILIARY times that of each further list entry.
-
-        An ensemble's logits are [b, members, K]: each member learns as if it were alone.
-        """
+        """That of the logits; from a model with auxiliary heads, plus AUXILIARY times that of each further list entry."""
         label = batch["label"]
         target = self._target(label)
         if "mixed_share" in batch:  # augment's mixup or cutmix
@@ -51,8 +48,7 @@ class Classification:
             target = share * target + (1 - share) * self._target(batch["mixed_label"])
         outputs = forward(model, batch)
         if isinstance(outputs, Tensor):
-            members = outputs.float().unbind(1) if outputs.ndim == 3 else [outputs.float()]
-            return torch.stack([self._loss(logits, target) for logits in members]).mean(0)
+            return self._loss(outputs.float(), target)
         main, *others = [self._loss(logits.float(), target) for logits in outputs]
         return main + AUXILIARY * torch.stack(others).sum(0) if others else main
 
