@@ -100,7 +100,7 @@ def test_a_folder_of_one_table_or_of_fhir_files_is_a_source_too(tmp_path: Path) 
     folder.mkdir()
     for i in range(2):
         (folder / f"{i}.json").write_text(f'{{"resourceType": "Patient", "id": "{i}", "gender": "male"}}')
-    assert [p for item in open_source(Files(folder), parse_options([])).items for p, _ in item] == ["0", "1"]
+    assert [p for item in open_source(Files(folder), parse_options([])).items for p, *_ in item] == ["0", "1"]
 
 
 def test_options_reach_the_table(tmp_path: Path) -> None:

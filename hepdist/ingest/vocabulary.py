@@ -7,7 +7,7 @@ Somebody's name can stand in any field, so no list of forbidden texts is ever co
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache, lru_cache
 
 _GENERAL = """
@@ -78,10 +78,11 @@ def is_anatomical(name: str) -> bool:
     return all(len(w) <= 2 if w.isdecimal() else w.upper() in _ROI_TYPES.split() or _is_made_of_terms(w.lower()) for w in words)
 
 
-def safe_names(texts: Iterable[str], stem: str, declared: Iterable[str] = ()) -> tuple[str, ...]:
-    """Each text as it is where it is declared or ordinary, else '`stem` 1', '`stem` 2' by its place: the feature stays, its name goes."""
+def safe_names(texts: Sequence[str], stem: str, declared: Iterable[str] = ()) -> tuple[str, ...]:
+    """Each text as it is where it is declared, ordinary or anatomical, else '`stem` 1', '`stem` 2' by its place: the feature stays, its name goes."""
     known = frozenset(declared)
-    return tuple(text if text in known or is_ordinary(text) else f"{stem} {place}" for place, text in enumerate(texts, 1))
+    told = [text in known or is_ordinary(text) or is_anatomical(text) for text in texts]
+    return tuple(text if tell else f"{stem} {place}" for place, (text, tell) in enumerate(zip(texts, told, strict=True), 1))
 
 
 def code_meaning(scheme: str, value: str) -> str:

@@ -74,7 +74,8 @@ class Segmentation:
         `spacing`). extras: `loss` float32[b]; `hd95` float32[b, classes-1] in mm (voxels without `spacing`);
         `mask` uint8[b, *spatial], class indices. A batch without `mask` gives only volume_ml and the predicted mask.
         """
-        found = self._decide(self.probability(model, batch))
+        logits = self._logits(model, batch)
+        found = self._decide(self._with_mirrored(model, batch, logits))
         voxel_ml = batch["spacing"].double().prod(1)[:, None].cpu() / 1000 if "spacing" in batch else torch.tensor(float("nan"))
         rows = {"volume_ml": _voxels(found) * voxel_ml}
         if "mask" in extras:
@@ -88,13 +89,17 @@ class Segmentation:
             if "hd95" in extras:
                 rows["hd95"] = _surface(found, truth, batch.get("spacing"))
             if "loss" in extras or self.select == "loss":
-                rows["loss"] = self._loss(self._logits(model, batch), batch)
+                rows["loss"] = self._loss(logits, batch)
         return {name: (v.float() if v.is_floating_point() else v).cpu().numpy() for name, v in rows.items()}
 
     @torch.no_grad()
     def probability(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
         """float32[b, classes, *spatial]: the mean over the mirrored images of recipe.augment.test_flip."""
-        total = self._probabilities(self._logits(model, batch))
+        return self._with_mirrored(model, batch, self._logits(model, batch))
+
+    def _with_mirrored(self, model: nn.Module, batch: dict[str, Tensor], logits: Tensor) -> Tensor:
+        """`probability`, where the logits of the image as it is are there already."""
+        total = self._probabilities(logits)
         for axis in self.test_flip:
             mirrored = {**batch, "image": batch["image"].flip(axis + 2)}
             total = total + self._probabilities(self._logits(model, mirrored)).flip(axis + 2)
