@@ -92,7 +92,7 @@ def summary(predictions: pd.DataFrame, classes: int, resamples: int, seed: int) 
     facts: dict[str, Any] = {"patients": scored.patients, "rows": scored.rows}
     for name, value in scored.mean.items():
         bound = percentile_interval(scored.drawn[name])
-        facts |= {name: value, f"{name}_ci": [bound.low, bound.high]}
+        facts |= {name: value, f"{name}_ci": [float(bound.low), float(bound.high)]}
     return facts
 
 
