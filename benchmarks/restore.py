@@ -40,6 +40,8 @@ WEIGHTS = (0.01, 0.02, 0.04, 0.07, 0.1, 0.15, 0.2)
 """Total variation: weights of the variation, the same for all images."""
 SHARES = (0.3, 0.5, 0.7, 1.0, 1.4, 2.0)
 """Total variation: weights as a multiple of the image's estimated noise."""
+LEAST = 5e-3
+"""Least strength that is asked of a filter: a picture without noise leaves non-local means weights of 0."""
 Picture = np.ndarray
 Filter = Callable[[Picture], Picture]
 
@@ -125,12 +127,12 @@ def filters() -> dict[str, list[tuple[str, Filter]]]:
 def non_local_means(picture: Picture, strength: float, patch: int) -> Picture:
     """Buades et al., 2005."""
     sigma = estimated_noise(picture)
-    return denoise_nl_means(picture, h=max(strength * sigma, 1e-4), sigma=sigma, patch_size=patch, patch_distance=6, fast_mode=False)
+    return denoise_nl_means(picture, h=max(strength * sigma, LEAST), sigma=sigma, patch_size=patch, patch_distance=6, fast_mode=False)
 
 
 def total_variation(picture: Picture, share: float) -> Picture:
     """Chambolle, 2004."""
-    return denoise_tv_chambolle(picture, weight=max(share * estimated_noise(picture), 1e-4))
+    return denoise_tv_chambolle(picture, weight=max(share * estimated_noise(picture), LEAST))
 
 
 def estimated_noise(picture: Picture) -> float:

@@ -71,7 +71,7 @@ def chosen_rows(table: pd.DataFrame, kinds: tuple[str, ...]) -> Iterator[tuple[s
 
 def keep_triplets(run: Path, table: pd.DataFrame, kinds: tuple[str, ...], scorer: Scorer) -> None:
     """Write the pictures of `chosen_rows` of the test split to run/examples.npz; volumes by their middle slice."""
-    kept = {}
+    kept: dict[str, Any] = {}
     for kind, row, _ in chosen_rows(table, kinds):
         images = scorer.predict("test", np.array([row]), ("image",))["image"][0, kinds.index(kind)]
         kept[f"{table['sample_id'][row]}/{kind}"] = np.stack([(slice_of(image) * 255).round().astype(np.uint8) for image in images])
