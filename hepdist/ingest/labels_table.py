@@ -131,12 +131,12 @@ def _read(there: TableFiles, name: str, inside: bool, spec: IngestSpec) -> Label
             (spec.date_key, DATE_KEYS),
         )
     )
-    for key, given, there in (
+    for key, given, place in (
         ("patient_key", spec.patient_key, patient),
         ("site_key", spec.site_key, site),
         ("date_key", spec.date_key, date),
     ):
-        if given is not None and there is None and spec.labels_table is not None and spec.emr is None:
+        if given is not None and place is None and spec.labels_table is not None and spec.emr is None:
             raise IngestError(f"ingest key '{key}' is '{given}', which is no column of the label table; name one of its columns")
     if file is None or label is None:
         return None

@@ -26,6 +26,9 @@ class ColumnEncoder(nn.Module):
     says something. A category outside the known ones is neither of them nor missing.
     """
 
+    knots: Tensor
+    width: int
+
     def __init__(self, columns: Sequence[EMRColumn], quantiles: Sequence[Sequence[float]], numbers: Numbers, embedding: int = 0) -> None:
         """quantiles: of each column among the train rows, in normalised units, evenly spaced from the least to the largest; empty where the
         cohort doesn't say them, which only linear numbers can do without. embedding: features a column; 0: as they are, categories

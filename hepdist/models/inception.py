@@ -96,8 +96,8 @@ def googlenet_stem(layers: Layers, channels: int, size: Stem) -> Chain:
 
 def googlenet_stages(depth: int) -> list[list[Module]]:
     """The last `depth` modules of each stage, the second and third stage after a max pooling."""
-    first, *others = [[partial(googlenet_module, row=row) for row in rows[-depth:]] for rows in GOOGLENET]
-    return [[*first], *([max_pooling, *modules] for modules in others)]
+    stages: list[list[Module]] = [[partial(googlenet_module, row=row) for row in rows[-depth:]] for rows in GOOGLENET]
+    return [stages[0], *([max_pooling, *modules] for modules in stages[1:])]
 
 
 def googlenet_taps(stage: list[Module]) -> list[int]:

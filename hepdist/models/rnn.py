@@ -25,11 +25,11 @@ class RNN(nn.Module):
 
     def __init__(self, spec: RNNSpec, inputs: Inputs, classes: int) -> None:
         super().__init__()
-        self.inputs = ("sequence", "sequence_missing", "sequence_gap", "sequence_length")
+        self.inputs: tuple[str, ...] = ("sequence", "sequence_missing", "sequence_gap", "sequence_length")
         if spec.static and inputs.emr:
             self.inputs += ("emr", "emr_missing")
         self.networks = nn.ModuleList(Member(spec, inputs) for _ in range(spec.members))
-        self.feature_size = self.networks[0].feature_size
+        self.feature_size: int = spec.width
         self.heads = nn.ModuleList(nn.Linear(self.feature_size, classes) for _ in self.networks)
 
     def features(self, *inputs: Tensor) -> Tensor:
