@@ -147,7 +147,7 @@ def _unet_blocks(net: nn.Module) -> list[list[nn.Module]]:
 
 
 LEARNERS = [
-    UNetSpec(width=4, depth=2),
+    UNetSpec(width=8, depth=2),
     UNetSpec(width=8, depth=3, stride=2, residual=True),
     VNetSpec(width=4, convolutions=(1, 2), kernel=3),
     VNetSpec(width=8, convolutions=(1, 2), kernel=3, stride=2),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -79,6 +80,6 @@ def test_what_the_cohort_lacks_is_said_before_anything_starts(cohort):
     with pytest.raises(RecipeError, match=r"'model.family' is 'fusion', but cohort '.*' has no images; use model.family=mlp$"):
         fits_cohort(recipe(cohort, fusion), manifest)
     fits_cohort(recipe(cohort, RNN, "survival"), manifest)
-    without = Manifest(**{**vars(manifest), "tensors": {k: v for k, v in manifest.tensors.items() if k != "followup"}})
+    without = replace(manifest, tensors={k: v for k, v in manifest.tensors.items() if k != "followup"})
     with pytest.raises(RecipeError, match=r"'task.kind' is 'survival', but cohort '.*' has no follow-up; ingest it with event=COLUMN"):
         fits_cohort(recipe(cohort, RNN, "survival"), without)

@@ -33,6 +33,9 @@ class Meaning:
 
 MEANINGS = {
     "auroc": Meaning("AUROC", "Chance that a positive case is given a higher probability than a negative one; 0.5 is guessing.", low=0.5),
+    "concordance": Meaning(
+        "Concordance", "Chance that of two patients the one with the earlier event is given the higher risk; 0.5 is guessing.", low=0.5
+    ),
     "average_precision": Meaning("Average precision", "Area under precision over recall; guessing gives the prevalence."),
     "balanced_accuracy": Meaning("Balanced accuracy", "Mean over classes of the share recognised; not moved by prevalence."),
     "accuracy": Meaning("Accuracy", "Share of cases decided rightly."),

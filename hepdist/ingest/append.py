@@ -12,13 +12,13 @@ from typing import Any
 from hepdist.errors import IngestError
 from hepdist.ingest.admission import Admission, unfit
 from hepdist.ingest.audit import Audit
+from hepdist.ingest.build import Build
 from hepdist.ingest.classes import name_labels, strange_masks
 from hepdist.ingest.clinical import Clinical, Evidence
 from hepdist.ingest.columns import Columns
 from hepdist.ingest.frozen import SourceNames
 from hepdist.ingest.onto import Onto
 from hepdist.ingest.people import Member, salted_content
-from hepdist.ingest.pipeline import Build
 from hepdist.ingest.split import decide
 from hepdist.ingest.stage import Staged
 from hepdist.ingest.statistics import Part, visits_of
