@@ -27,7 +27,7 @@ format: $(STAMP)  ## rewrite the sources as ruff wants them
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-BENCHMARKS := startup loop stream ingest gpu
+BENCHMARKS := startup loop stream ingest bricks gpu
 
 # litdata asks for torchvision, which has no place beside this torch and is not used by what is measured: hence --no-deps.
 bench: $(STAMP)  ## all benchmarks, about 70 minutes; their numbers go to docs/benchmarks.md
