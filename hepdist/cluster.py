@@ -21,8 +21,6 @@ QUIET = {
 OWN = {
     # one machine, no cloud: nobody will announce that it is taken away, and the watcher is a process of 2.5 CPU seconds
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
-    # one machine never grows, so its autoscaler need not look every 5 s
-    "AUTOSCALER_UPDATE_INTERVAL_S": "3600",
 }
 
 WORKERS = {
@@ -74,6 +72,7 @@ def connect(train: bool = True) -> Iterator[Cluster]:
     else:
         os.environ.update(OWN)
         ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, _system_config=_workers())
+        _end_unused()
         os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
     imports.join()
     try:
@@ -86,6 +85,19 @@ def connect(train: bool = True) -> Iterator[Cluster]:
 
 def _workers() -> dict[str, Any]:
     return {**WORKERS, "num_workers_soft_limit": max(WORKERS["num_workers_soft_limit"], os.cpu_count() or 1)}
+
+
+def _end_unused() -> None:
+    """End what ray.init starts whatever it is told: the autoscaler of one machine, and the reader of logs that nobody is shown.
+
+    Each wakes up several times a second, and on two cores that interrupts training (docs/architecture.md).
+    """
+    from ray._private import worker
+
+    node = worker._global_node
+    for end in ("kill_monitor", "kill_log_monitor"):  # they have no public name; a Ray without these methods keeps its processes
+        if hasattr(node, end):
+            getattr(node, end)(check_alive=False)
 
 
 def _import_libraries(train: bool) -> None:
