@@ -55,8 +55,9 @@ def of_families(tmp_path_factory):
 def test_twenty_steps_of_a_family_have_the_same_losses_in_every_stage(of_families, name):
     first = of_families[f"{name}/0/fp32"]
     assert len(first) == 20 and np.mean(first[-4:]) < np.mean(first[:4])
-    for stage in (1, 2, 3):
-        assert np.allclose(of_families[f"{name}/{stage}/fp32"], first, rtol=1e-4), stage
+    for stage in (1, 2, 3):  # rounding differs with the order of sums and grows from step to step
+        losses = of_families[f"{name}/{stage}/fp32"]
+        assert np.allclose(losses[:10], first[:10], rtol=2e-5) and np.allclose(losses, first, rtol=2e-3), stage
     for stage in range(4):
         assert np.allclose(of_families[f"{name}/{stage}/bf16"], first, rtol=0.05, atol=0.02), stage
 
