@@ -59,11 +59,17 @@ def main() -> None:
     told = []
 
     def stage(name: str, *command: str) -> None:
-        found = watch([sys.executable, "-c", "from hepdist.cli import main; main()", *command])
+        found = watch([sys.executable, "-c", "import sys; from hepdist.cli import main; sys.exit(main())", *command])
         told.append([name, f"{found.seconds:.0f}", f"{found.largest:.2f}", f"{found.together:.2f}", f"{found.largest / LIMIT_GIB:.2f}"])
         print(f"  {told[-1]}", flush=True)
 
-    options = [f"brick={arguments.brick}", f"spacing={','.join(map(str, TARGET))}", "split=1,1,0", "classes=background,liver"]
+    options = [
+        f"brick={arguments.brick}",
+        f"spacing={','.join(map(str, TARGET))}",
+        "split=1,1,0",
+        "classes=background,liver",
+        "near_identical=false",
+    ]
     stage("ingest", "ingest", str(source), str(cohort), *options, "workers=1", "overwrite=true")
     recipe = write_recipe(folder, cohort)
     stage("train one epoch and validate", "train", str(recipe), "--fresh")
