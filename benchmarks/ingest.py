@@ -95,7 +95,14 @@ def planned(kind: str, count: int, workers: int, data: Path) -> list[str]:
 
 
 def ingest_command(source: Path, folder: str, workers: int) -> list[str]:
-    command = [sys.executable, "-c", "import sys; from hepdist.cli import main; sys.exit(main())", "ingest", str(source), f"{folder}/cohort"]
+    command = [
+        sys.executable,
+        "-c",
+        "import sys; from hepdist.cli import main; sys.exit(main())",
+        "ingest",
+        str(source),
+        f"{folder}/cohort",
+    ]
     return [*command, f"workers={workers}"]
 
 

@@ -31,7 +31,7 @@ def test_segmentation_lands_on_its_slices_and_the_smaller_segment_is_on_top(tmp_
     save(series, tmp_path)
     save(segmentation(series, {"Neoplasm": tumour[::-1], "Liver": liver[::-1]}), tmp_path, ["mask"])
     source = DicomSource(Files(tmp_path))
-    assert source.mask_classes == ("background", "Liver", "Neoplasm")
+    assert source.mask_classes == ("background", "Liver", "Tumor")
     (sample,), findings = ingested(tmp_path)
     assert not findings
     assert sample.mask is not None

@@ -19,6 +19,8 @@ BLOCK = 1 << 22
 """Voxels of a channel that are taken in at a time: in float64 a large volume would need four times its own memory."""
 QUANTILES = 33
 """Of each EMR column: the least value, the largest, and 31 between them, evenly spaced in rank."""
+DECIMALS = 3
+"""Of quantiles, in standard deviations: enough for a network, too few to tell a patient's value, such as a date written as a number."""
 
 
 class Moments:
@@ -161,12 +163,13 @@ def column_statistics(values: np.ndarray, columns: Sequence[EMRColumn]) -> dict[
     count = np.maximum(there.sum(axis=0), 1)
     mean = np.where(there, values, 0).sum(axis=0) / count
     std = np.sqrt((np.where(there, values - mean, 0) ** 2).sum(axis=0) / count)
+    mean, std = np.where(number, mean, 0.0), np.where(number, std, 1.0)
     steps = np.linspace(0, 1, QUANTILES)
     quantiles = [
-        np.quantile(column[known], steps).tolist() if known.any() else [0.0] * QUANTILES
-        for column, known in zip(values.T, there.T, strict=True)
+        np.round((np.quantile(column[known], steps) - centre) / (width or 1.0), DECIMALS).tolist() if known.any() else [0.0] * QUANTILES
+        for column, known, centre, width in zip(values.T, there.T, mean, std, strict=True)
     ]
-    return {"mean": np.where(number, mean, 0.0).tolist(), "std": np.where(number, std, 1.0).tolist(), "quantiles": quantiles}
+    return {"mean": mean.tolist(), "std": std.tolist(), "quantiles": quantiles}
 
 
 def fingerprint(samples: Sequence[Staged], drawn: Sequence[np.ndarray]) -> dict[str, Any]:

@@ -78,7 +78,7 @@ class Manifest:
     'rows', and its classes count volumes."""
     normalisation: dict[str, dict[str, Any]] = field(default_factory=dict)
     """From train rows only. image: {'mean': [C], 'std': [C]}; emr and sequence: {'mean': [F], 'std': [F], 'quantiles': [F][33]} over
-    values that are there."""
+    values that are there; quantiles are in standard deviations from the mean."""
     fingerprint: dict[str, Any] = field(default_factory=dict)
     """Facts of the data that defaults come from: median spacing and shape, intensity percentiles, ..."""
     split_rule: dict[str, Any] = field(default_factory=dict)

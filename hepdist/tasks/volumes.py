@@ -88,6 +88,7 @@ class Assembly:
     def scores(self, spacing: list[float] | None, extras: Collection[str]) -> dict[str, np.ndarray]:
         """The entries of Segmentation.predict, once all bricks are there."""
         self._decide_before(self._shape[0])
+        self._layer, self._weight = self._layer[:, :0].clone(), self._weight[:0].clone()  # distances need the memory
         found = [np.count_nonzero(self._region(k)) for k in self._foreground]
         voxel_ml = np.prod(spacing, dtype=np.float64) / 1000 if spacing is not None else np.nan
         rows = {"volume_ml": np.array(found) * voxel_ml}

@@ -46,14 +46,10 @@ class Signature:
         fields = self.fields
         image = fields["image"].shape if "image" in fields else ()
         visits = fields["sequence"].shape[0] if "sequence" in fields else 0
-        emr, sequence = (_quantiles(self.normalisation.get(name, {})) for name in ("emr", "sequence"))
+        emr, sequence = (
+            tuple(tuple(values) for values in self.normalisation.get(name, {}).get("quantiles", ())) for name in ("emr", "sequence")
+        )  # empty where an older cohort lacks them
         return Inputs(image, self.emr, self.sequence, visits, emr, sequence)
-
-
-def _quantiles(stats: dict[str, Any]) -> tuple[tuple[float, ...], ...]:
-    """Those of the manifest's normalisation, in normalised units; empty where an older cohort lacks them."""
-    found = zip(stats.get("quantiles", ()), stats.get("mean", ()), stats.get("std", ()), strict=False)
-    return tuple(tuple((value - mean) / (std or 1.0) for value in values) for values, mean, std in found)
 
 
 def build_model(recipe: Recipe, signature: Signature) -> nn.Module:
