@@ -41,7 +41,7 @@ def recipe(cohort: Path, model: dict, kind: str = "classification", **sections) 
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_an_rnn_learns_time_to_event_and_its_report_says_concordance(cohort):
-    folder = train(recipe(cohort, RNN, "survival"))
+    folder = train(recipe(cohort, RNN, "survival", train={"epochs": 20, "global_batch": 16, "max_failures": 0}))
     block = json.loads((folder / "result.json").read_text())["split"]["test"]
     assert block["concordance"] > 0.7 and block["auroc"] > 0.8 and block["unlabelled"] > 0
     assert block["concordance_ci"][0] <= block["concordance"] <= block["concordance_ci"][1]
