@@ -21,6 +21,8 @@ QUIET = {
 OWN = {
     # one machine, no cloud: nobody will announce that it is taken away, and the watcher is a process of 2.5 CPU seconds
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    # Ray runs workers at niceness 15, where all that wakes up on a core goes before training; that, too, makes the other worker wait
+    "RAY_worker_niceness": "0",
 }
 
 WORKERS = {
