@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hepdist.augment.intensity import blur
 from hepdist.augment.random import normal, poisson, uniform
 from hepdist.errors import RecipeError
 
@@ -93,7 +94,9 @@ def degraded_unit(image: Tensor, kind: str, spec: DegradeSpec, key: Key) -> Tens
     """image float32[b, C, *spatial] between 0 (black) and 1 (white), degraded in the one way that `kind` names, not clipped."""
     if kind == "noise":
         return _noise(image, spec, key)
-    return _blur(image, spec, key) if kind == "blur" else _occlusion(image, spec, key)
+    if kind == "blur":
+        return blur(image, _between(key, BLUR, spec.blur)[:, 0], math.ceil(3 * spec.blur[1]))
+    return _occlusion(image, spec, key)
 
 
 def _noise(image: Tensor, spec: DegradeSpec, key: Key) -> Tensor:
@@ -103,27 +106,6 @@ def _noise(image: Tensor, spec: DegradeSpec, key: Key) -> Tensor:
     arrived = poisson(*key, ARRIVALS, flat.clamp(min=0) * photons) / photons
     error = normal(*key, READING, flat.shape[1]) * _between(key, READ_NOISE, spec.read_noise)
     return (arrived + error).reshape(image.shape)
-
-
-def _blur(image: Tensor, spec: DegradeSpec, key: Key) -> Tensor:
-    """A Gaussian of equal width along all axes, the image continued by its border.
-
-    A sum of shifted images, not a convolution, which may round differently for another batch size.
-    """
-    dims = image.ndim - 2
-    sigma = _between(key, BLUR, spec.blur)
-    radius = math.ceil(3 * spec.blur[1])
-    weights = torch.exp(-0.5 * (torch.arange(-radius, radius + 1, device=image.device) / sigma.clamp(min=1e-3)).square())
-    weights = weights / weights.sum(1, keepdim=True)
-    for axis in range(2, image.ndim):
-        side = image.shape[axis]
-        places = torch.arange(side, device=image.device)
-        blurred = torch.zeros_like(image)
-        for shift in range(2 * radius + 1):
-            moved = image.index_select(axis, (places + shift - radius).clamp(0, side - 1))
-            blurred = blurred + moved * weights[:, shift].reshape(-1, 1, *(1,) * dims)
-        image = blurred
-    return image
 
 
 def _occlusion(image: Tensor, spec: DegradeSpec, key: Key) -> Tensor:

@@ -21,6 +21,7 @@ from hepdist.recipe import Recipe
 from hepdist.shards.manifest import SPLITS, Manifest
 from hepdist.shards.plan import READER_CPUS
 from hepdist.shards.read import SplitReader, columns_of, scores_volumes
+from hepdist.tasks import keys
 
 if TYPE_CHECKING:
     from hepdist.tasks.segmentation import Segmentation
@@ -59,7 +60,7 @@ class Scorer:
 
             parts = list(predict_volumes(cast("Segmentation", self.task), self.model, batches, extras))
         else:
-            parts = [_keys(batch) | self.task.predict(self.model, batch, extras) for batch in batches]
+            parts = [keys(batch) | self.task.predict(self.model, batch, extras) for batch in batches]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def _batches(self, split: str, rows: np.ndarray) -> Iterator[dict[str, torch.Tensor]]:
@@ -133,10 +134,6 @@ def _in_row_order(parts: list[dict[str, np.ndarray]], first_rows: np.ndarray) ->
     if not np.array_equal(whole["row"][order], first_rows):
         raise RunError(f"{len(first_rows)} cases were to be scored, {len(order)} came back; evaluate the run again")
     return {name: values[order] for name, values in whole.items()}
-
-
-def _keys(batch: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
-    return {name: batch[name].cpu().numpy() for name in ("row", "label", "followup") if name in batch}
 
 
 def _tensor(values: np.ndarray) -> torch.Tensor:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from hepdist.recipe import Recipe
     from hepdist.shards.manifest import Manifest
 
-__all__ = ["Task", "build", "forward", "selected"]
+__all__ = ["Task", "build", "forward", "keys", "selected"]
 
 
 class Task(Protocol):
@@ -84,6 +84,11 @@ def selected(recipe: Recipe, usual: str, metrics: Sequence[str]) -> tuple[str, b
     if select not in metrics:
         raise RecipeError(f"recipe key 'task.select' is '{select}': choose one of {', '.join(metrics)}")
     return select, select not in ("loss", "mae")
+
+
+def keys(batch: dict[str, Tensor]) -> dict[str, np.ndarray]:
+    """What stands beside a batch's predictions when they are scored: its rows and, where it has them, their truth."""
+    return {name: batch[name].cpu().numpy() for name in ("row", "label", "followup") if name in batch}
 
 
 def forward(model: nn.Module, batch: dict[str, Tensor]) -> Tensor | list[Tensor]:

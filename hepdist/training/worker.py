@@ -20,9 +20,10 @@ from hepdist.shards.format import TensorField
 from hepdist.shards.manifest import Manifest
 from hepdist.shards.plan import Plan
 from hepdist.shards.read import columns_of, scores_volumes
-from hepdist.shards.stream import Batch, Stream
+from hepdist.shards.stream import Stream
 from hepdist.spec import parse
 from hepdist.tasks import build as build_task
+from hepdist.tasks import keys
 from hepdist.tasks.adversarial import Contested
 from hepdist.tasks.volumes import predict_volumes
 from hepdist.training import checkpoint as checkpoints
@@ -111,7 +112,7 @@ def work(config: dict[str, Any]) -> None:
         batches = (normalise(batch, recipe.data.normalise, manifest.normalisation) for batch in stream.validation())
         if scores_volumes(recipe, manifest):
             return task.score(_gather(list(predict_volumes(cast("Segmentation", task), judge, batches))))
-        return task.score(_gather([task.predict(judge, batch) | _truth(batch) for batch in batches]))
+        return task.score(_gather([task.predict(judge, batch) | keys(batch) for batch in batches]))
 
     def save(progress: Progress, best: bool) -> None:
         critic = adversary.state() if adversary else (None, None)
@@ -150,10 +151,6 @@ def _newest_checkpoint(folder: Path, rank: int) -> Path | None:
     choice = [checkpoints.intact(folder / "checkpoints") if rank == 0 else None]
     dist.broadcast_object_list(choice, src=0)
     return choice[0]
-
-
-def _truth(batch: Batch) -> dict[str, np.ndarray]:
-    return {name: batch[name].cpu().numpy() for name in ("row", "label", "followup") if name in batch}
 
 
 def _gather(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
