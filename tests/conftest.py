@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
 import pytest
+
+from object_stores import ENVIRONMENT, S3, s3_server
 
 os.environ.update(
     RAY_USAGE_STATS_ENABLED="0",
@@ -14,6 +17,7 @@ os.environ.update(
     RAY_TRAIN_HEALTH_CHECK_INTERVAL_S="0.25",
     OMP_NUM_THREADS="1",
 )
+BUCKETS = count()
 SHARED_DATA = Path(__file__).resolve().parents[1] / "../shared/data"
 
 
@@ -42,3 +46,19 @@ def ray_cluster() -> Iterator[str]:
     os.environ.pop("RAY_ADDRESS")
     if before is not None:
         os.environ["RAY_ADDRESS"] = before
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[S3]:
+    """An object store on this machine, and the environment that leads to it."""
+    pytest.importorskip("moto", reason="moto is not installed (pip install 'hepdist[dev]')")
+    with s3_server() as running, pytest.MonkeyPatch.context() as patch:
+        for name, value in {**ENVIRONMENT, "AWS_ENDPOINT_URL": running.endpoint}.items():
+            patch.setenv(name, value)
+        yield running
+
+
+@pytest.fixture
+def bucket(server: S3) -> str:
+    """The URI of an empty bucket."""
+    return server.make_bucket(f"bucket{next(BUCKETS)}")

@@ -6,8 +6,6 @@ import dataclasses
 import os
 import pickle
 import tarfile
-from collections.abc import Iterator
-from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -25,24 +23,9 @@ from hepdist.place import Place, absolute, place_of
 from hepdist.shards import fetch
 from hepdist.shards.manifest import SPLITS, Manifest
 from hepdist.shards.read import SplitReader, open_split
-from object_stores import ENVIRONMENT, S3, refusing_server, s3_server
+from object_stores import S3, refusing_server
 
 pytest.importorskip("moto", reason="moto is not installed (pip install 'hepdist[dev]')")
-NUMBER = count()
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[S3]:
-    with s3_server() as running, pytest.MonkeyPatch.context() as patch:
-        for name, value in {**ENVIRONMENT, "AWS_ENDPOINT_URL": running.endpoint}.items():
-            patch.setenv(name, value)
-        yield running
-
-
-@pytest.fixture
-def bucket(server: S3) -> str:
-    """The URI of an empty bucket."""
-    return server.make_bucket(f"bucket{next(NUMBER)}")
 
 
 @pytest.fixture(params=["local", "s3"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import tarfile
-from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 
@@ -17,25 +16,11 @@ from PIL import Image
 from hepdist.errors import IngestError, StoreError
 from hepdist.ingest import ingest
 from hepdist.place import place_of
-from object_stores import ENVIRONMENT, S3, s3_server
 
 pytest.importorskip("moto", reason="moto is not installed (pip install 'hepdist[dev]')")
 NUMBER = count()
 PATIENTS = range(1, 13)
 DICTIONARY = "key: patient_id\nlabel: ill\ncolumns: {alt: {unit: U/L, missing: ['999']}}\n"
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[S3]:
-    with s3_server() as running, pytest.MonkeyPatch.context() as patch:
-        for name, value in {**ENVIRONMENT, "AWS_ENDPOINT_URL": running.endpoint}.items():
-            patch.setenv(name, value)
-        yield running
-
-
-@pytest.fixture
-def bucket(server: S3) -> str:
-    return server.make_bucket(f"tables{next(NUMBER)}")
 
 
 @pytest.fixture(autouse=True)

@@ -56,7 +56,7 @@ def deidentify(dataset: Dataset, names: Pseudonyms) -> Dataset:
         cleaned.PatientIdentityRemoved = "YES"
         cleaned.LongitudinalTemporalInformationModified = "MODIFIED"
         cleaned.DeidentificationMethod = "hepdist: PS3.15 E.1, salted UIDs, dates shifted"
-        cleaned.DeidentificationMethodCodeSequence = Sequence(_code(value, meaning) for value, meaning in PROFILE)
+        cleaned.add(_method())
         meta = getattr(dataset, "file_meta", None)
         if meta is not None:
             cleaned.file_meta = FileMetaDataset()
@@ -140,10 +140,15 @@ def _shifted(text: str, days: int) -> str:
     return (date - datetime.timedelta(days)).strftime("%Y%m%d") if date is not None and date.year > 1000 else ""
 
 
-def _code(value: str, meaning: str) -> Dataset:
-    item = Dataset()
-    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, "DCM", meaning
-    return item
+@cache
+def _method() -> DataElement:
+    """The De-identification Method Code Sequence, the same of all: it costs as much to build as the rest."""
+    items = []
+    for value, meaning in PROFILE:
+        item = Dataset()
+        item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, "DCM", meaning
+        items.append(item)
+    return DataElement("DeidentificationMethodCodeSequence", "SQ", Sequence(items))
 
 
 def text_of(dataset: Dataset, keyword: str) -> str:

@@ -10,8 +10,6 @@ from contextlib import ExitStack, contextmanager
 
 import pydicom
 
-LOGGERS = ("pydicom", "highdicom", "pylibjpeg", "openjpeg", "rle", "jpeg_ls")
-
 
 class Refused(Exception):
     """Why a file or a series can't become a sample: an audit row's check and its reason, which quotes nothing from the file but geometry."""
@@ -25,8 +23,7 @@ class Refused(Exception):
 def quiet() -> Iterator[None]:
     """Read what is written, without validation, warnings or log lines: these quote values, and values may be about a patient.
 
-    Inside another such block it does nothing: to set the level of a logger empties the caches of all loggers, which costs more
-    than to parse a header.
+    Inside another such block it does nothing: each change of what is logged empties the caches of all loggers.
     """
     global _inside
     if not _inside:
@@ -47,17 +44,14 @@ _outermost = ExitStack()
 
 @contextmanager
 def _hushed() -> Iterator[None]:
-    loggers = [logging.getLogger(name) for name in LOGGERS]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL + 1)
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)  # once for all loggers: to set the level of one costs as much, and six libraries log
     try:
         with warnings.catch_warnings(), pydicom.config.disable_value_validation():
             warnings.simplefilter("ignore")
             yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        logging.disable(before)
 
 
 @contextmanager

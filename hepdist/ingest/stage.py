@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -74,7 +74,8 @@ class Staged:
         return self.image.shape[1:] if self.image else ()
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        places = {name: None if place is None else vars(place) for name, place in (("image", self.image), ("mask", self.mask))}
+        return {**vars(self), **places}  # not asdict, which copies every list and number on its way
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Staged:

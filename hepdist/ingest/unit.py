@@ -152,7 +152,7 @@ def _save(path: Path, outcome: Outcome) -> None:
     part = path.with_suffix(".part")
     content = {"samples": [s.to_json() for s in outcome.samples], "rows": [astuple(row) for row in outcome.rows]}
     with open(part, "w", encoding="utf-8") as file:
-        json.dump(content, file)
+        file.write(json.dumps(content))  # not json.dump, which is written in Python
         file.flush()
         os.fsync(file.fileno())
     part.rename(path)  # the arrays were written before: a unit whose facts are there is whole

@@ -98,8 +98,12 @@ def as_fixed_shape_tensor(tensor: TensorField, column: pa.Array) -> pa.Extension
 
 
 def shard_writer(path: str, schema: pa.Schema) -> pq.ParquetWriter:
-    """A shard with plain pages: uncompressed fixed_size_binary decodes 49x faster than a list column (docs/format.md)."""
-    return pq.ParquetWriter(path, schema, compression="none", use_dictionary=False, store_schema=True)
+    """A shard with plain pages: uncompressed fixed_size_binary decodes 49x faster than a list column (docs/format.md).
+
+    Least and largest value are kept of plain columns alone: of a tensor they are two more tensors, found at the cost of a second writing.
+    """
+    plain = [field.name for field in schema if TensorField.from_arrow(field) is None]
+    return pq.ParquetWriter(path, schema, compression="none", use_dictionary=False, store_schema=True, write_statistics=plain)
 
 
 def write_shard(path: str, table: pa.Table, row_group_rows: int) -> None:

@@ -16,8 +16,8 @@ from ray.data._internal.execution.execution_callback import ExecutionCallback
 if TYPE_CHECKING:
     from ray.data._internal.execution.streaming_executor import StreamingExecutor
 
-REST_S = 0.1
-"""Longest pause between two turns while nobody waits; a turn is a millisecond of work."""
+REST_S = 0.3
+"""Longest pause between two turns while nobody waits; a turn is two milliseconds of work, which all other workers wait for, too."""
 _wanted = threading.Event()
 _wanted.set()  # until the first block is there, everybody waits
 

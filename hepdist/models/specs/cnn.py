@@ -7,13 +7,12 @@ from typing import Annotated, ClassVar, Literal
 from annotated_types import Ge, Le
 from pydantic import PositiveInt
 
-from hepdist.models.specs.common import Activation, Choice, ModelSpec, Norm, Range, Share
+from hepdist.models.specs.common import Choice, ClassifierSpec, Range
 
 
-class CNNSpec(ModelSpec):
+class CNNSpec(ClassifierSpec):
     """Convolution, pooling, dense: the baseline that the other image classifiers have to beat; 2D or 3D by the image column."""
 
-    tasks = ("classification",)
     network = "hepdist.models.cnn:CNN"
     search: ClassVar = {
         "depth": Range(2, 5),
@@ -31,10 +30,5 @@ class CNNSpec(ModelSpec):
     """Channels of the first stage; each stage doubles it."""
     dense: PositiveInt = 128
     """Units of the dense layer between the last pooling and the logits."""
-    norm: Norm = "group"
-    """Group norm by default: exact on any number of workers, since it needs no statistics across the batch."""
-    activation: Activation = "relu"
-    dropout: Share = 0.0
-    """Share of the dense layer's units dropped before the logits."""
     checkpointing: bool = False
     """Compute each stage a second time in the backward pass instead of keeping what is inside it: less memory, a third more time."""

@@ -52,3 +52,15 @@ class ModelSpec(Spec):
     def also_reads(self) -> tuple[str, ...]:
         """What it takes besides, where the cohort has it."""
         return ()
+
+
+class ClassifierSpec(ModelSpec):
+    """What all networks have that classify an image."""
+
+    tasks = ("classification",)
+
+    norm: Norm = "group"
+    """Group norm by default: exact on any number of workers, since it needs no statistics across the batch."""
+    activation: Activation = "relu"
+    dropout: Share = 0.0
+    """Share of features dropped before the last layer."""

@@ -7,13 +7,12 @@ from typing import Annotated, ClassVar, Literal
 from annotated_types import Gt, Le
 from pydantic import PositiveInt
 
-from hepdist.models.specs.common import Activation, Choice, ModelSpec, Norm, Range, Share, Stem
+from hepdist.models.specs.common import Choice, ClassifierSpec, Range, Stem
 
 
-class DenseNetSpec(ModelSpec):
+class DenseNetSpec(ClassifierSpec):
     """Densely connected network for classification, 2D or 3D by the image column (Huang et al., 2017)."""
 
-    tasks = ("classification",)
     network = "hepdist.models.densenet:DenseNet"
     search: ClassVar = {
         "blocks": Choice(((4, 4, 4), (6, 6, 6), (6, 12, 8), (6, 12, 24, 16))),
@@ -37,11 +36,6 @@ class DenseNetSpec(ModelSpec):
     """small: one 3x3 convolution; medium: the same with stride 2; large: 7x7 with stride 2 and max pooling, a quarter of the resolution;
     patch: the same quarter by 4x4 with stride 4 (Liu et al., 2022), a twentieth of the work in 3D; auto: small below 64 pixels a side,
     else large."""
-    norm: Norm = "group"
-    """Group norm by default: exact on any number of workers, since it needs no statistics across the batch."""
-    activation: Activation = "relu"
-    dropout: Share = 0.0
-    """Share of features dropped before the last layer."""
     checkpointing: bool = False
     """The memory-efficient mode (Pleiss et al., 2017): what a dense layer concatenates, normalises and squeezes is computed a second
     time in the backward pass, so that memory grows linearly with depth instead of quadratically."""

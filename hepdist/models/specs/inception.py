@@ -6,13 +6,12 @@ from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le
 
-from hepdist.models.specs.common import Activation, Choice, ModelSpec, Norm, Range, Share, Stem
+from hepdist.models.specs.common import Choice, ClassifierSpec, Range, Stem
 
 
-class InceptionSpec(ModelSpec):
+class InceptionSpec(ClassifierSpec):
     """Inception for classification, 2D or 3D by the image column: GoogLeNet (Szegedy et al., 2015) or v3 (Szegedy et al., 2016)."""
 
-    tasks = ("classification",)
     network = "hepdist.models.inception:Inception"
     search: ClassVar = {
         "variant": Choice(("googlenet", "v3")),
@@ -38,10 +37,5 @@ class InceptionSpec(ModelSpec):
     stem: Stem = "auto"
     """small: no stride and no pooling; medium: a stride of 2 alone; large: an eighth of the resolution as in the papers; patch: a
     quarter by 4x4 with stride 4 (Liu et al., 2022), for machines without a GPU; auto: small below 64 pixels a side, else large."""
-    norm: Norm = "group"
-    """Group norm by default: exact on any number of workers, since it needs no statistics across the batch."""
-    activation: Activation = "relu"
-    dropout: Share = 0.0
-    """Share of features dropped before the last layer."""
     checkpointing: bool = False
     """Compute each module a second time in the backward pass instead of keeping what is inside it: less memory, a third more time."""

@@ -6,13 +6,12 @@ from typing import ClassVar, Literal
 
 from pydantic import PositiveInt
 
-from hepdist.models.specs.common import Activation, Choice, ModelSpec, Norm, Range, Share, Stem
+from hepdist.models.specs.common import Choice, ClassifierSpec, Range, Stem
 
 
-class ResNetSpec(ModelSpec):
+class ResNetSpec(ClassifierSpec):
     """Residual network for classification, 2D or 3D by the image column (He et al., 2016)."""
 
-    tasks = ("classification",)
     network = "hepdist.models.resnet:ResNet"
     search: ClassVar = {
         "depth": Choice((10, 18, 34, 50)),
@@ -33,10 +32,5 @@ class ResNetSpec(ModelSpec):
     """small: one 3x3 convolution; medium: the same with stride 2; large: 7x7 with stride 2 and max pooling, a quarter of the resolution;
     patch: the same quarter by 4x4 with stride 4 (Liu et al., 2022), a twentieth of the work in 3D; auto: small below 64 pixels a side,
     else large."""
-    norm: Norm = "group"
-    """Group norm by default: exact on any number of workers, since it needs no statistics across the batch."""
-    activation: Activation = "relu"
-    dropout: Share = 0.0
-    """Share of features dropped before the last layer."""
     checkpointing: bool = False
     """Compute each block a second time in the backward pass instead of keeping what is inside it: less memory, a third more time."""
