@@ -90,6 +90,9 @@ class AugmentSpec(Spec):
     """Largest box that is overwritten by the image's mean (Zhong et al., 2020), as a share of the image; masks stay as they are."""
     test_flip: tuple[NonNegativeInt, ...] = ()
     """Axes over which predictions are averaged with their mirrored selves, in validation and in test."""
+    test_shift: Annotated[int, Ge(0), Le(8)] = 0
+    """Voxels, along all axes at once, by which images are moved to average predictions once more, in validation and in test: a network that
+    starts with a stride draws its borders a little differently on another grid; segmentation only."""
 
 
 Ends = tuple[Annotated[float, Ge(0)], Annotated[float, Ge(0)]]
@@ -245,6 +248,8 @@ class Recipe(Spec):
                 raise RecipeError(f"recipe key 'augment.{key}' mixes images, but '{family}' reads EMR columns too; set augment.{key}=0")
         if self.augment.test_flip and "image" not in self.model.reads:
             raise RecipeError(f"recipe key 'augment.test_flip' mirrors images, but '{family}' reads none; leave it empty")
+        if self.augment.test_shift and kind != "segmentation":
+            raise RecipeError(f"recipe key 'augment.test_shift' is for segmentation; set it to 0 for task.kind={kind}")
         if bool(self.degrade.kinds) != (kind == "restoration"):
             way_out = "name what to undo, such as degrade.kinds=[noise]" if kind == "restoration" else "set degrade.kinds=[]"
             raise RecipeError(f"recipe key 'degrade.kinds' is {list(self.degrade.kinds)}, but task.kind is {kind}; {way_out}")

@@ -104,6 +104,11 @@ def test_a_classifier_for_segmentation_is_refused_with_what_fits(path: Path) -> 
     assert "unet" in message
 
 
+def test_views_of_a_segmentation_at_test_are_refused_for_other_tasks(path: Path) -> None:
+    message = "recipe key 'augment.test_shift' is for segmentation; set it to 0 for task.kind=classification"
+    assert refusal(path, "augment.test_shift=1") == message
+
+
 def test_emr_and_the_model_must_agree(path: Path) -> None:
     assert refusal(path, "model.family=mlp") == "recipe key 'model.family' is 'mlp', which reads EMR columns; set data.emr=true"
     assert refusal(path, "data.emr=true") == "recipe key 'data.emr' is true, but 'resnet' reads images only; use model.family=fusion"

@@ -55,13 +55,13 @@ def classification(
     return build(recipe, Manifest("c", "phantom", {}, (), label_names=names, multilabel=multilabel, counts=counts))
 
 
-def segmentation(classes: tuple[str, ...] = ("background", "a", "b"), flip=(), window=(), **task) -> Task:
+def segmentation(classes: tuple[str, ...] = ("background", "a", "b"), flip=(), shift=0, window=(), **task) -> Task:
     recipe = Recipe(
         name="t",
         data={"cohort": "c"},
         task={"kind": "segmentation", **task},
         model={"family": "unet"},
-        augment={"test_flip": flip},
+        augment={"test_flip": flip, "test_shift": shift},
         evaluation={"window": window, "batch": 3},
     )
     mask = {"dtype": "uint8", "shape": [1, 8, 8, 8], "classes": list(classes)}
@@ -357,6 +357,27 @@ class Watched(Identity):
     def forward(self, image: Tensor) -> Tensor:
         self.seen.append(tuple(image.shape))
         return image
+
+
+def test_images_moved_at_test_are_moved_back_and_count_as_much():
+    truth = blobs(2, 3, (8, 10))
+    batch = {"image": one_hot_image(truth) * 9, "mask": truth}
+    model = Watched()
+    rows = segmentation(flip=(1,), shift=2).predict(model, batch, extras=("mask",))
+    assert model.seen == [(2, 3, 8, 10)] * 2 + [(2, 3, 10, 12)] * 2
+    assert (rows["dice"] == 1).all() and (rows["mask"] == truth[:, 0].numpy()).all()
+    task, moved = segmentation(shift=1), nn.functional.pad(batch["image"], (1, 0, 1, 0), mode="replicate")
+    both = task.probability(Columns(), batch)
+    parts = Columns()(batch["image"]).softmax(1), Columns()(moved).softmax(1)[:, :, 1:, 1:]
+    torch.testing.assert_close(both, sum(parts) / 2)
+    assert not torch.equal(*parts)
+
+
+class Columns(Identity):
+    """Leaves every other column blank: what it says depends on the grid."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        return image * (torch.arange(image.shape[-1]) % 2)
 
 
 def test_a_larger_image_is_predicted_by_overlapping_windows_that_cover_it():

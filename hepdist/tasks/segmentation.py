@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, interpolate, one_hot
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, interpolate, one_hot, pad
 
 from hepdist.tasks import forward, selected
 from hepdist.tasks.surface import signed_distance, surface_distance_95
@@ -30,7 +30,7 @@ class Segmentation:
         self.classes = manifest.fields["mask"].classes
         self.sigmoid = recipe.task.activation == "sigmoid"
         self.dice_weight, self.boundary_weight = recipe.task.dice_weight, recipe.task.boundary_weight
-        self.test_flip = recipe.augment.test_flip
+        self.test_flip, self.test_shift = recipe.augment.test_flip, recipe.augment.test_shift
         self.window, self.windows_at_once = recipe.evaluation.window, recipe.evaluation.batch
         self.select, self.higher_is_better = selected(recipe, "dice", ("dice", *(f"dice_{name}" for name in self.classes[1:]), "loss"))
 
@@ -68,14 +68,14 @@ class Segmentation:
 
     @torch.no_grad()
     def predict(self, model: nn.Module, batch: dict[str, Tensor], extras: Collection[str] = ()) -> dict[str, np.ndarray]:
-        """Per case and foreground class; the mean probability over the mirrored images of recipe.augment.test_flip decides.
+        """Per case and foreground class; `probability` decides.
 
         dice float32[b, classes-1] (nan where the class is in neither), volume_ml and true_volume_ml float32[b, classes-1] (nan without
         `spacing`). extras: `loss` float32[b]; `hd95` float32[b, classes-1] in mm (voxels without `spacing`);
         `mask` uint8[b, *spatial], class indices. A batch without `mask` gives only volume_ml and the predicted mask.
         """
         logits = self._logits(model, batch)
-        found = self._decide(self._with_mirrored(model, batch, logits))
+        found = self._decide(self._mean_probability(model, batch, logits))
         voxel_ml = batch["spacing"].double().prod(1)[:, None].cpu() / 1000 if "spacing" in batch else torch.tensor(float("nan"))
         rows = {"volume_ml": _voxels(found) * voxel_ml}
         if "mask" in extras:
@@ -94,11 +94,21 @@ class Segmentation:
 
     @torch.no_grad()
     def probability(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-        """float32[b, classes, *spatial]: the mean over the mirrored images of recipe.augment.test_flip."""
-        return self._with_mirrored(model, batch, self._logits(model, batch))
+        """float32[b, classes, *spatial]: the mean over the images of augment.test_flip, and over these moved by augment.test_shift."""
+        return self._mean_probability(model, batch, self._logits(model, batch))
+
+    def _mean_probability(self, model: nn.Module, batch: dict[str, Tensor], logits: Tensor) -> Tensor:
+        """`probability`, where the logits of the image as it is are there already."""
+        mean = self._with_mirrored(model, batch, logits)
+        if not self.test_shift:
+            return mean
+        before = (self.test_shift, 0) * (batch["image"].ndim - 2)
+        moved = {**batch, "image": pad(batch["image"], before, mode="replicate")}
+        found = self._with_mirrored(model, moved, self._logits(model, moved))
+        return (mean + found[(..., *(slice(self.test_shift, None),) * (found.ndim - 2))]) / 2
 
     def _with_mirrored(self, model: nn.Module, batch: dict[str, Tensor], logits: Tensor) -> Tensor:
-        """`probability`, where the logits of the image as it is are there already."""
+        """The mean over an image and its mirrored selves."""
         total = self._probabilities(logits)
         for axis in self.test_flip:
             mirrored = {**batch, "image": batch["image"].flip(axis + 2)}
