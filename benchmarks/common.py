@@ -91,14 +91,22 @@ def random_cohort(
 
 def hepdist_train(folder: Path, recipe: dict[str, Any]) -> Path:
     """Run the command `hepdist train` on a recipe, written to `folder`; returns the run's folder. A local Ray of its own."""
-    path = folder / f"{recipe['name']}.yaml"
-    path.write_text(yaml.safe_dump({**recipe, "runs": str(folder / "runs")}))
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    command = [str(Path(sys.executable).with_name("hepdist")), "train", str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=900)
+    done = subprocess.run(hepdist_command(folder, recipe), capture_output=True, text=True, env=without_ray(), timeout=900)
     if done.returncode:
         raise SystemExit(f"hepdist train failed:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
     return folder / "runs" / recipe["name"]
+
+
+def hepdist_command(folder: Path, recipe: dict[str, Any]) -> list[str]:
+    """`hepdist train` on a recipe, which is written to `folder`."""
+    path = folder / f"{recipe['name']}.yaml"
+    path.write_text(yaml.safe_dump({**recipe, "runs": str(folder / "runs")}))
+    return [str(Path(sys.executable).with_name("hepdist")), "train", str(path)]
+
+
+def without_ray() -> dict[str, str]:
+    """The environment of a command that starts a Ray of its own."""
+    return {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
 
 
 def _rows(split: str, count: int, fields: list[TensorField], classes: int, rng: np.random.Generator) -> pa.Table:

@@ -1,10 +1,11 @@
 """Our training loop's samples/s over a plain PyTorch loop's: same model, batch, precision and threads, no augmentation.
 
-Ours is the whole road: shards on disk, Ray Data, DeepSpeed, `hepdist train` as a command, its rate taken from metrics.jsonl
-after the first epoch. The plain loop has normalised float32 tensors in memory and nothing else; with 2 workers it is
-DistributedDataParallel over gloo, as torchrun starts it. The two take turns.
+Ours is the whole road: shards on disk, Ray Data, DeepSpeed, `hepdist train` as a command with the Ray that it starts, after its first
+epoch. The plain loop has normalised float32 tensors in memory and nothing else; with 2 workers it is DistributedDataParallel over gloo,
+as torchrun starts it. Both run all the time, and take turns of a few seconds while all processes of the other one are stopped (SIGSTOP):
+the speed of a shared machine changes from minute to minute by more than what is measured.
 
-    python benchmarks/loop.py [--rounds 3] [--seconds 30] [--only resnet-1 ...]
+    python benchmarks/loop.py [--turns 10] [--seconds 8] [--only resnet-1 ...]
 """
 
 from __future__ import annotations
@@ -12,18 +13,23 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import socket
+import subprocess
 import tempfile
 import time
-from itertools import pairwise
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 import torch.distributed as dist
 import torch.multiprocessing
-from common import hepdist_train, machine, markdown, median, random_cohort, spread
+from common import hepdist_command, machine, markdown, median, random_cohort, spread, without_ray
 
 from hepdist.augment import normalise
 from hepdist.recipe import Recipe
@@ -43,14 +49,16 @@ CASES: dict[str, dict[str, Any]] = {
         "model": {"family": "unet", "width": 16, "depth": 4, "stride": 2, "norm": "group"}, "batch": 4,
     },
 }  # fmt: skip
-LONGEST = 40
-"""Most epochs of one of our runs."""
+EPOCHS = 400
+"""More than there is time for."""
+SETTLE_S = 1.0
+"""After each resumption, until caches are warm again and time counts."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=30.0, help="of steady training a run")
+    parser.add_argument("--turns", type=int, default=10)
+    parser.add_argument("--seconds", type=float, default=8.0, help="of a turn")
     parser.add_argument("--only", nargs="+", default=[], metavar="CASE", help="such as resnet-1 or unet-2")
     arguments = parser.parse_args()
     print(machine(), flush=True)
@@ -59,65 +67,122 @@ def main() -> None:
         for case in CASES:
             for workers in (1, 2):
                 if not arguments.only or f"{case}-{workers}" in arguments.only:
-                    rows.append(compare(Path(name), case, workers, arguments.rounds, arguments.seconds))
-    header = ["model", "workers", "ours, samples/s", "plain, samples/s", "ours / plain", "ours waits for data"]
+                    rows.append(compare(Path(name), case, workers, arguments.turns, arguments.seconds))
+    header = ["model", "workers", "ours, samples/s", "plain, samples/s", "ours / plain, turn by turn", "ours waits for data"]
     print(markdown(header, rows))
     print(machine())
 
 
-def compare(folder: Path, case: str, workers: int, rounds: int, seconds: float) -> list[str]:
-    """A row of the table: `rounds` runs of the plain loop and of ours, in turn."""
+def compare(folder: Path, case: str, workers: int, turns: int, seconds: float) -> list[str]:
+    """A row of the table: the median of the ratios of neighbouring turns."""
     facts = CASES[case]
     mask = facts["task"]["kind"] == "segmentation"
     random_cohort(folder / case, {"train": facts["rows"], "val": facts["batch"]}, facts["image"], mask=mask)
-    plain, ours, waits = [], [], []
-    for number in range(rounds):
-        recipe = recipe_of(folder, case, workers, f"{case}-{workers}-{number}")
-        plain.append(plain_rate(recipe, seconds))
-        epochs = int(np.clip(seconds * plain[-1] / facts["rows"] + 2, 3, LONGEST))
-        recipe["train"].update(epochs=epochs, validate_every=epochs)
-        rate, wait = our_rate(folder, recipe)
-        ours.append(rate)
-        waits.append(wait)
-        print(f"  {case}, {workers} workers: ours {rate:.1f}, plain {plain[-1]:.1f}, {epochs} epochs", flush=True)
-    return [case, str(workers), spread(ours, 1), spread(plain, 1), f"{median(ours) / median(plain):.2f}", f"{median(waits):.1%}"]
+    recipe = recipe_of(folder, case, workers, f"{case}-{workers}")
+    with ours(folder, recipe) as our_process, plain(recipe) as plain_process:
+        sides = {"ours": our_process, "plain": plain_process}
+        rates: dict[str, list[float]] = {name: [] for name in sides}
+        for turn in range(turns):
+            for name in sorted(sides, reverse=bool(turn % 2)):
+                rates[name].append(sides[name].turn(seconds))
+            print(f"  {case}, {workers} workers: ours {rates['ours'][-1]:.1f}, plain {rates['plain'][-1]:.1f}", flush=True)
+    waits = [line["data_wait_share"] for line in reports(folder / "runs" / recipe["name"]) if line["epoch"] > 1]
+    ratios = [one / other for one, other in zip(rates["ours"], rates["plain"], strict=True)]
+    return [case, str(workers), spread(rates["ours"], 1), spread(rates["plain"], 1), spread(ratios, 2), f"{median(waits):.1%}"]
+
+
+class Side:
+    """One of the two, stopped but in its turn."""
+
+    def __init__(self, pids: Callable[[], list[int]], samples: Callable[[], float]) -> None:
+        """pids: of all its processes; samples: how many it has trained on so far."""
+        self._pids, self._samples = pids, samples
+        self._signal(signal.SIGSTOP)
+
+    def turn(self, seconds: float) -> float:
+        """Samples/s between the first and the last step that ends within so many seconds."""
+        self._signal(signal.SIGCONT)
+        time.sleep(SETTLE_S)
+        seen = [(time.perf_counter(), self._samples())]
+        while time.perf_counter() - seen[0][0] < seconds:
+            time.sleep(0.01)
+            now = time.perf_counter(), self._samples()
+            if now[1] != seen[-1][1]:
+                seen.append(now)
+        self._signal(signal.SIGSTOP)
+        (began, first), (ended, last) = seen[1], seen[-1]
+        return (last - first) / (ended - began)
+
+    def _signal(self, number: int) -> None:
+        for pid in self._pids():
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
 
 
 def recipe_of(folder: Path, case: str, workers: int, name: str) -> dict[str, Any]:
     facts = CASES[case]
     return {
         "name": name, "data": {"cohort": str(folder / case)}, "task": facts["task"], "model": facts["model"],
-        "train": {"workers": workers, "global_batch": facts["batch"]}, "evaluation": {"splits": [], "batch": facts["batch"]},
+        "train": {"workers": workers, "global_batch": facts["batch"], "epochs": EPOCHS, "validate_every": EPOCHS}, "evaluation": {"splits": [], "batch": facts["batch"]},
     }  # fmt: skip
 
 
-def our_rate(folder: Path, recipe: dict[str, Any]) -> tuple[float, float]:
-    """Samples/s of `hepdist train` after its first epoch, and the share of that time it waited for data."""
-    run = hepdist_train(folder, recipe)
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    reports = [line for line in lines if "samples_per_s" in line]
-    samples = seconds = waited = 0.0
-    for before, line in pairwise(reports):
-        if before["epoch"] >= 1:
-            part = line["samples"] - before["samples"]
-            samples, seconds = samples + part, seconds + part / line["samples_per_s"]
-            waited += line["data_wait_share"] * part / line["samples_per_s"]
-    return samples / seconds, waited / seconds
+@contextmanager
+def ours(folder: Path, recipe: dict[str, Any]) -> Iterator[Side]:
+    """`hepdist train` after its first epoch, with its Ray."""
+    run = folder / "runs" / recipe["name"]
+    process = subprocess.Popen(hepdist_command(folder, recipe), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=without_ray())
+    pids = partial(tree, process.pid)
+    try:
+        while not any(line["epoch"] > 1 for line in reports(run)):
+            assert process.poll() is None, "hepdist train ended"
+            time.sleep(0.5)
+        yield Side(pids, partial(trained, run))
+    finally:
+        for pid in pids():
+            os.kill(pid, signal.SIGCONT)
+        process.send_signal(signal.SIGINT)
+        process.wait()
 
 
-def plain_rate(recipe: dict[str, Any], seconds: float) -> float:
-    """Samples/s of the plain loop over all its workers."""
+def tree(pid: int) -> list[int]:
+    return [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
+
+
+def reports(run: Path) -> list[dict[str, Any]]:
+    path = run / "metrics.jsonl"
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    return [found for line in lines if line.endswith("\n") and "samples_per_s" in (found := json.loads(line))]
+
+
+def trained(run: Path) -> float:
+    """Samples of the newest report."""
+    with open(run / "metrics.jsonl", "rb") as file:
+        file.seek(-min(4096, file.seek(0, os.SEEK_END)), os.SEEK_END)
+        return float(json.loads(file.read().rpartition(b"\n")[0].rpartition(b"\n")[2])["samples"])
+
+
+@contextmanager
+def plain(recipe: dict[str, Any]) -> Iterator[Side]:
+    """The plain loop in as many processes, after a few steps."""
     workers = recipe["train"]["workers"]
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    with tempfile.NamedTemporaryFile("r") as answer:
-        torch.multiprocessing.spawn(_plain_worker, (recipe, seconds, port, answer.name), nprocs=workers)
-        return float(answer.read())
+    steps = torch.zeros(1, dtype=torch.int64).share_memory_()
+    started = torch.multiprocessing.spawn(_plain_worker, (recipe, port, steps), nprocs=workers, join=False)
+    try:
+        while steps.item() < 5:
+            assert all(process.is_alive() for process in started.processes), "the plain loop ended"
+            time.sleep(0.1)
+        yield Side(started.pids, lambda: float(steps.item() * recipe["train"]["global_batch"]))
+    finally:
+        for process in started.processes:
+            process.kill()
 
 
-def _plain_worker(rank: int, values: dict[str, Any], seconds: float, port: int, answer: str) -> None:
-    """The loop that a careful person writes: data in memory, AdamW, clipping, DDP where there are more workers than one."""
+def _plain_worker(rank: int, values: dict[str, Any], port: int, steps: torch.Tensor) -> None:
+    """The loop that a careful person writes: data in memory, AdamW, clipping, DDP where there are more workers than one; it has no end."""
     torch.set_num_threads(1)
     recipe: Recipe = parse(Recipe, values)
     world = recipe.train.workers
@@ -135,9 +200,7 @@ def _plain_worker(rank: int, values: dict[str, Any], seconds: float, port: int, 
         model.inputs = inputs
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     size = recipe.train.global_batch // world
-    steps = began = done = 0.0
-    running = torch.ones(())
-    while running:  # rank 0's clock stops all ranks at the same step
+    while True:
         order = torch.randperm(len(reader))[rank::world]
         for first in range(0, len(order) - size + 1, size):
             batch = {name: values[order[first : first + size]] for name, values in data.items()}
@@ -146,16 +209,7 @@ def _plain_worker(rank: int, values: dict[str, Any], seconds: float, port: int, 
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
-            steps += 1
-            began = began or (time.perf_counter() if steps == 5 else 0.0)
-            done = time.perf_counter()
-        running = torch.tensor(float(done - began < seconds))
-        if world > 1:
-            dist.broadcast(running, 0)
-    if rank == 0:
-        Path(answer).write_text(str((steps - 5) * recipe.train.global_batch / (done - began)))
-    if world > 1:
-        dist.destroy_process_group()
+            steps += rank == 0
 
 
 if __name__ == "__main__":

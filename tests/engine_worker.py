@@ -6,14 +6,28 @@ A module of its own, since spawned processes can't import test modules.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from networks import EMR
 from torch import nn
 
 from hepdist.models import Inputs, build
-from hepdist.models.specs import DenseNetSpec, InceptionSpec, ModelSpec, ResNetSpec
+from hepdist.models.specs import (
+    CNNSpec,
+    DenseNetSpec,
+    FusionSpec,
+    InceptionSpec,
+    MLPSpec,
+    ModelSpec,
+    ResNetSpec,
+    RestorerSpec,
+    RNNSpec,
+    UNetSpec,
+    VNetSpec,
+)
 from hepdist.recipe import Recipe
 from hepdist.spec import parse
 
@@ -65,23 +79,59 @@ FAMILIES: dict[str, ModelSpec] = {
     "resnet": ResNetSpec(depth=10, width=4, activation="prelu"),
     "densenet": DenseNetSpec(blocks=(2, 2), growth=4, checkpointing=True),
     "inception": InceptionSpec(depth=1, width=0.0625, auxiliary=True, checkpointing=True),
+    "cnn": CNNSpec(depth=2, width=4, dense=8),
+    "unet": UNetSpec(width=4, depth=3, norm="group", deep_supervision=True, checkpointing=True),
+    "vnet": VNetSpec(width=4, convolutions=(1, 1), kernel=3, stride=2, checkpointing=True),
+    "mlp": MLPSpec(width=8, members=2),
+    "rnn": RNNSpec(width=8),
+    "fusion": FusionSpec(image=ResNetSpec(depth=10, width=4), emr=MLPSpec(width=8), visits=RNNSpec(width=8), join="film"),
+    "restorer": RestorerSpec(width=4, checkpointing=True),
 }
-"""What a stage that gathers parameters could stumble over: slopes of an activation, a second forward pass, several outputs."""
+"""What a stage that gathers parameters could stumble over: slopes of an activation, a second forward pass, several outputs or inputs."""
+GIVEN = Inputs((1, 12, 12), EMR, EMR, visits=3)
 LONG = 20
 
 
 def family(name: str) -> nn.Module:
     torch.manual_seed(0)
-    network = build(FAMILIES[name], Inputs((1, 12, 12)), 2)
+    network = build(FAMILIES[name], GIVEN, 1 if name == "restorer" else 2)
     for module in network.modules():
-        if isinstance(module, nn.Dropout):
+        if isinstance(module, nn.modules.dropout._DropoutNd):
             module.p = 0.0  # drawn by rank
     return network
 
 
-def family_loss(outputs: torch.Tensor | list[torch.Tensor], label: torch.Tensor) -> torch.Tensor:
+def given(step: int, rank: int | None = None) -> dict[str, torch.Tensor]:
+    """A rank's part of a batch of everything that a network may read, or all of it."""
+    generator = torch.Generator().manual_seed(step)
+    image, label = data(step)
+    visits = torch.rand(BATCH, GIVEN.visits, len(EMR), generator=generator)
+    visits[:, :, 0] += label[:, None]
+    lacking = (torch.rand(BATCH, GIVEN.visits, len(EMR), generator=generator) < 0.2).to(torch.uint8)
+    batch = {
+        "image": image, "image_missing": torch.zeros(BATCH, 1, dtype=torch.uint8), "label": label, "mask": (image[:, 0] > 0).long(),
+        "emr": visits[:, 0], "emr_missing": lacking[:, 0], "sequence": visits, "sequence_missing": lacking,
+        "sequence_gap": torch.full((BATCH, GIVEN.visits), 90.0), "sequence_length": torch.arange(BATCH, dtype=torch.int32)[:, None] % 3 + 1,
+    }  # fmt: skip
+    return batch if rank is None else {name: values[rank * BATCH // WORLD : (rank + 1) * BATCH // WORLD] for name, values in batch.items()}
+
+
+def family_loss(network: nn.Module, names: Sequence[str], batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """A share of the batch's mean loss, of whatever the network answers: logits of one or several heads, members or levels, or an image."""
+    outputs = network(*(batch[name] for name in names))
     heads = outputs if isinstance(outputs, list) else [outputs]
-    return torch.stack([nn.functional.cross_entropy(logits.float(), label, reduction="sum") for logits in heads]).sum() / BATCH
+    return torch.stack([_losses(output.float(), batch).sum() for output in heads]).sum() / BATCH
+
+
+def _losses(output: torch.Tensor, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """float[b]."""
+    if output.ndim <= 3:  # [b, classes] or [b, members, classes]
+        members = output.reshape(len(output), -1, 2)
+        return torch.stack([nn.functional.cross_entropy(m, batch["label"], reduction="none") for m in members.unbind(1)]).mean(0)
+    if output.shape[1] == 1:
+        return (output + batch["image"]).square().flatten(1).mean(1)  # the negative
+    mask = batch["mask"][:, :: 12 // output.shape[2], :: 12 // output.shape[3]]
+    return nn.functional.cross_entropy(output, mask, reduction="none").flatten(1).mean(1)
 
 
 def families_worker(rank: int, port: int, out: str) -> None:
@@ -90,11 +140,11 @@ def families_worker(rank: int, port: int, out: str) -> None:
     for name in FAMILIES:
         for stage in range(4):
             for precision in ("fp32", "bf16"):
-                engine = engines.build_engine(family(name), recipe(stage, precision), BATCH, torch.device("cpu"))
+                network = family(name)
+                engine = engines.build_engine(network, recipe(stage, precision), BATCH, torch.device("cpu"))
                 losses = []
                 for step in range(LONG):
-                    x, y = (t[rank * BATCH // WORLD : (rank + 1) * BATCH // WORLD] for t in data(step % 4))
-                    loss = family_loss(engine(x), y)
+                    loss = family_loss(engine, network.inputs, given(step % 4, rank))
                     engine.backward(loss * WORLD, scale_wrt_gas=False)
                     engine.step()
                     share = loss.detach()
