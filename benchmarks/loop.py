@@ -5,7 +5,7 @@ epoch. The plain loop has normalised float32 tensors in memory and nothing else;
 as torchrun starts it. Both run all the time, and take turns of a few seconds while all processes of the other one are stopped (SIGSTOP):
 the speed of a shared machine changes from minute to minute by more than what is measured.
 
-    python benchmarks/loop.py [--turns 10] [--seconds 8] [--only resnet-1 ...]
+    python benchmarks/loop.py [--turns 12] [--seconds 7] [--only resnet-1 ...]
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ SETTLE_S = 1.0
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--turns", type=int, default=10)
-    parser.add_argument("--seconds", type=float, default=8.0, help="of a turn")
+    parser.add_argument("--turns", type=int, default=12)
+    parser.add_argument("--seconds", type=float, default=7.0, help="of a turn")
     parser.add_argument("--only", nargs="+", default=[], metavar="CASE", help="such as resnet-1 or unet-2")
     arguments = parser.parse_args()
     print(machine(), flush=True)
