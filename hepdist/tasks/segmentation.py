@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -105,7 +105,8 @@ class Segmentation:
         before = (self.test_shift, 0) * (batch["image"].ndim - 2)
         moved = {**batch, "image": pad(batch["image"], before, mode="replicate")}
         found = self._with_mirrored(model, moved, self._logits(model, moved))
-        return (mean + found[(..., *(slice(self.test_shift, None),) * (found.ndim - 2))]) / 2
+        inside: tuple[Any, ...] = (..., *(slice(self.test_shift, None),) * (found.ndim - 2))
+        return (mean + found[inside]) / 2
 
     def _with_mirrored(self, model: nn.Module, batch: dict[str, Tensor], logits: Tensor) -> Tensor:
         """The mean over an image and its mirrored selves."""
