@@ -15,8 +15,8 @@ from peers import BATCH, plan_of
 
 from hepdist.cluster import connect
 from hepdist.shards import read
+from hepdist.shards.block import read_block
 from hepdist.shards.format import decode
-from hepdist.shards.items import read_item
 from hepdist.shards.manifest import Manifest
 
 REPEATS = 15
@@ -40,12 +40,12 @@ def report(cohort: Path) -> None:
     with connect():
         step("the mark: one memcpy into memory that is there", "1", lambda: np.copyto(target, source))
         step("plan: the rows of a window, in order", "0", lambda: plan.train_rows(0, 0, 0, 1))
-        step("read and gather: mapped pages -> block (in use)", "1", lambda: read_item(plan, 0, 0, 1))
+        step("read and gather: mapped pages -> block (in use)", "1", lambda: read_block(plan, 0, 0, 1))
         with patch.object(read, "row_offsets", lambda *_: None):
             read._offsets.cache_clear()
-            step("the same where pages must be decoded (not in use)", "2", lambda: read_item(plan, 0, 0, 1))
+            step("the same where pages must be decoded (not in use)", "2", lambda: read_block(plan, 0, 0, 1))
         read._offsets.cache_clear()
-        block = read_item(plan, 0, 0, 1)
+        block = read_block(plan, 0, 0, 1)
         refs = [ray.put(block) for _ in range(3)]
 
         def store() -> None:

@@ -27,6 +27,9 @@ class DataSpec(Spec):
     """Feed the EMR columns to the model; needs a cohort with EMR."""
     window_mib: PositiveFloat = 64.0
     """Size of the sample-level shuffle window, over all workers; a split that fits is shuffled whole."""
+    reader: Literal["auto", "ray", "worker"] = "auto"
+    """Who reads the shards: Ray Data's processes beside the workers, or a thread of each worker. auto: the worker where what it trains
+    on is small and in a folder, so that no processes have to start and none share its cores; the batches are the same."""
     readers: PositiveInt = 1
     """Concurrent Ray Data read tasks a worker; one delivers thousands of images a second."""
 

@@ -1,4 +1,4 @@
-"""The stream: what arrives through Ray Data is exactly what the plan says, on any number of workers and from any cursor."""
+"""The stream: what arrives, through Ray Data or a thread, is exactly what the plan says, on any number of workers and from any cursor."""
 
 from __future__ import annotations
 
@@ -29,11 +29,15 @@ def plan_for(cohort, epochs=3, batch=8, validation=4, window_mib=1e-3):
     )
 
 
-def drain(cohort, plan, world, cursor=0):
+RAY, THREAD = 1, 0
+"""Readers of a stream."""
+
+
+def drain(cohort, plan, world, cursor=0, readers=RAY):
     """Rows by (epoch, global batch) in position order, and validation rows by epoch, over all workers."""
     train, validation = {}, {}
     for rank in range(world):
-        stream = Stream(plan, cohort[1], cursor, rank, world, CPU)
+        stream = Stream(plan, cohort[1], cursor, rank, world, CPU, readers=readers)
         while stream.cursor < plan.samples:
             epoch, before = divmod(stream.cursor, plan.order.rows)
             for index, batch in enumerate(stream.epoch(), start=before // plan.global_batch):
@@ -43,22 +47,24 @@ def drain(cohort, plan, world, cursor=0):
     return {k: [row for _, row in sorted(v)] for k, v in train.items()}, {k: sorted(v) for k, v in validation.items()}
 
 
+@pytest.mark.parametrize("readers", [RAY, THREAD])
 @pytest.mark.parametrize("world", [1, 2, 3, 4])
-def test_workers_together_see_the_plan_and_nothing_else(cohort, world):
+def test_workers_together_see_the_plan_and_nothing_else(cohort, world, readers):
     plan = plan_for(cohort)
     assert plan.order.windows > 1  # lanes are dealt
-    train, validation = drain(cohort, plan, world)
+    train, validation = drain(cohort, plan, world, readers=readers)
     for epoch in range(3):
         line = np.concatenate([plan.order.window(epoch, w) for w in range(plan.order.windows)])
         assert [row for index in range(7) for row in train[epoch, index]] == line.tolist()
         assert validation[epoch] == list(range(11))
 
 
-def test_a_resumed_stream_goes_on_where_the_cursor_stands(cohort):
+@pytest.mark.parametrize("readers", [RAY, THREAD])
+def test_a_resumed_stream_goes_on_where_the_cursor_stands(cohort, readers):
     plan = plan_for(cohort)
-    whole, _ = drain(cohort, plan, 2)
+    whole, _ = drain(cohort, plan, 2, readers=readers)
     for cursor in (8, 40, 53, 53 + 16, 2 * 53 + 48):
-        rest, validation = drain(cohort, plan, 2, cursor)
+        rest, validation = drain(cohort, plan, 2, cursor, readers)
         epoch, index = cursor // 53, cursor % 53 // 8
         assert rest == {k: v for k, v in whole.items() if k >= (epoch, index)}
         assert sorted(validation) == list(range(epoch, 3))

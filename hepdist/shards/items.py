@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
 import pyarrow as pa
@@ -15,14 +16,43 @@ import ray.data
 from ray.data import Datasource, ExecutionResources, ReadTask
 from ray.data.block import BlockMetadata
 
-from hepdist.shards.format import encode
-from hepdist.shards.pace import Pace
+from hepdist.shards.block import read_block
+from hepdist.shards.pace import Pace, waiting
 from hepdist.shards.plan import READER_CPUS, Plan
-from hepdist.shards.read import open_split
 
 
-def blocks(items: Items, readers: int) -> Generator[pa.Table, None, None]:
-    """The pipeline: one executor for all items, in order, a few windows ahead of the consumer."""
+class RayBlocks:
+    """The blocks of the items [first, last), in order: one Ray Data executor for all of them, a few windows ahead of the consumer.
+
+    The first is read in this process: Ray's readers are processes that take seconds to come up, and the pipeline, a generator,
+    starts only when its first block is asked for. Both are under way when this returns.
+    """
+
+    def __init__(self, plan: Plan, rank: int, world: int, first: int, last: int, skip: int, readers: int) -> None:
+        """skip: global batches to leave out of the first item; readers: read tasks at once."""
+        self._pipeline = _pipeline(Items(plan, rank, world, min(first + 1, last), last), readers)
+        threads = ThreadPoolExecutor(2)
+        self._ahead: list[Future[pa.Table | None]] = []
+        if first < last:
+            self._ahead = [
+                threads.submit(read_block, plan, first, rank, world, skip),
+                threads.submit(next, self._pipeline, None),
+            ]
+        threads.shutdown(wait=False)
+
+    def __iter__(self) -> Iterator[pa.Table]:
+        while self._ahead:
+            found = self._ahead.pop(0).result()
+            if found is not None:
+                yield found
+        yield from self._pipeline
+
+    def close(self) -> None:
+        wait(self._ahead)
+        self._pipeline.close()
+
+
+def _pipeline(items: Items, readers: int) -> Generator[pa.Table, None, None]:
     count = items.last - items.first
     if not count:
         return
@@ -35,9 +65,13 @@ def blocks(items: Items, readers: int) -> Generator[pa.Table, None, None]:
     context.custom_execution_callback_classes = [*context.custom_execution_callback_classes, Pace]
     with ray.data.DataContext.current(context):
         dataset = ray.data.read_datasource(items, override_num_blocks=count, num_cpus=READER_CPUS, concurrency=readers)
-    for block in dataset.iterator().iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2):
-        if block.num_rows:
-            yield block
+    found = iter(dataset.iterator().iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2))
+    while True:
+        with waiting():
+            block = next(found, None)
+        if block is None:
+            return
+        yield block
 
 
 class Items(Datasource):
@@ -59,24 +93,7 @@ class Items(Datasource):
 
 
 def _read(plan: list[ray.ObjectRef], item: int, rank: int, world: int) -> Iterator[pa.Table]:
-    yield read_item(ray.get(plan[0]), item, rank, world)
-
-
-def read_item(plan: Plan, item: int, rank: int, world: int, skip: int = 0) -> pa.Table:
-    """One item as one table: rows gathered in batch order, the plan's columns, row and position; `skip` global batches left out.
-
-    Tensors stay bytes, so that Ray passes them through untouched.
-    """
-    kind, epoch, part = plan.locate(item, rank, world)
-    if kind == "train":
-        rows, positions = plan.train_rows(epoch, part, rank, world, skip)
-    else:
-        rows = positions = plan.validation_rows(part, rank, world)
-    reader = open_split(plan.cohort, kind)
-    arrays = reader.arrays(rows, plan.columns)
-    fields = reader.manifest.fields
-    columns = {name: encode(fields[name], values) if name in fields else pa.array(values) for name, values in arrays.items()}
-    return pa.table({**columns, "row": pa.array(rows), "position": pa.array(positions)})
+    yield read_block(ray.get(plan[0]), item, rank, world)
 
 
 def _share_of_cluster(world: int) -> ExecutionResources:

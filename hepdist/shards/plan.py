@@ -43,6 +43,11 @@ class Plan:
         return Order(self.train_group_rows, self.seed, self.global_batch, window)
 
     @property
+    def nbytes(self) -> int:
+        """Bytes of the tensors of all train and validation rows."""
+        return (self.order.rows + self.val_rows) * self.row_bytes
+
+    @property
     def samples(self) -> int:
         """Samples of the whole run."""
         return self.order.rows * self.epochs

@@ -1,22 +1,24 @@
-"""The stream: one Ray Data pipeline a worker, over every item that is left of the plan, delivered as batches of tensors."""
+"""The stream: every item that is left of the plan, read ahead by Ray Data or by a thread, delivered as batches of tensors."""
 
 from __future__ import annotations
 
 import time
 import warnings
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import torch
 
+from hepdist.shards.block import ThreadBlocks
 from hepdist.shards.format import decode
-from hepdist.shards.items import Items, blocks, read_item
 from hepdist.shards.manifest import Manifest
 from hepdist.shards.order import portion
-from hepdist.shards.pace import waiting
 from hepdist.shards.plan import Plan
+
+if TYPE_CHECKING:
+    from hepdist.shards.items import RayBlocks
 
 Batch = dict[str, torch.Tensor]
 
@@ -33,15 +35,15 @@ class Stream:
     def __init__(
         self, plan: Plan, manifest: Manifest, cursor: int, rank: int, world: int, device: torch.device, *, readers: int = 1
     ) -> None:
+        """readers: Ray Data's read tasks at once; 0: a thread of this process reads instead."""
         self.plan, self.manifest, self.rank, self.world, self.device = plan, manifest, rank, world, device
         self.cursor = cursor
         self.waited_s = 0.0
         """Seconds that the consumer has waited for data so far."""
         first, last = plan.first_item(cursor, rank, world), plan.items(rank, world)
         skip = cursor % plan.order.rows // plan.global_batch % plan.order.window_batches
-        self._pipeline = blocks(Items(plan, rank, world, min(first + 1, last), last), readers)
-        self._ahead = self._start(first, last, skip)
-        self._blocks = self._all_blocks()
+        self._source = _source(plan, rank, world, first, last, skip, readers)
+        self._blocks = (block for block in self._source if block.num_rows)
         self._block: pa.Table | None = None
         self._taken = 0
 
@@ -64,35 +66,13 @@ class Stream:
 
     def close(self) -> None:
         """Stop reading ahead, where a run ends before its plan."""
-        wait(self._ahead)
-        self._pipeline.close()
-
-    def _start(self, first: int, last: int, skip: int) -> list[Future[pa.Table | None]]:
-        """The first two blocks, on their way: the caller builds its engine meanwhile.
-
-        The first is read in this process: Ray's readers are processes that take seconds to come up, and the pipeline, a generator,
-        starts only when its first block is asked for.
-        """
-        if first == last:
-            return []
-        threads = ThreadPoolExecutor(2)
-        ahead = [threads.submit(read_item, self.plan, first, self.rank, self.world, skip), threads.submit(next, self._pipeline, None)]
-        threads.shutdown(wait=False)
-        return ahead
-
-    def _all_blocks(self) -> Iterator[pa.Table]:
-        while self._ahead:
-            block = self._ahead.pop(0).result()
-            if block is not None and block.num_rows:
-                yield block
-        yield from self._pipeline
+        self._source.close()
 
     def _next(self, rows: int) -> Batch:
         """The next `rows` rows; a batch never spans two blocks, since items hold whole batches."""
         began = time.perf_counter()
         if rows and (self._block is None or self._taken == self._block.num_rows):
-            with waiting():
-                self._block, self._taken = next(self._blocks), 0
+            self._block, self._taken = next(self._blocks), 0
         if self._block is None:  # nothing has come yet and nothing is due: a shape without rows
             self._block = _empty_block(self.plan, self.manifest)
         assert self._taken + rows <= self._block.num_rows, "the stream and the plan disagree"
@@ -103,7 +83,7 @@ class Stream:
         return batch
 
     def _tensor(self, name: str, column: pa.ChunkedArray) -> torch.Tensor:
-        """A column as a tensor: a view of Ray's shared memory on CPU; through pinned memory, without waiting, on a GPU."""
+        """A column as a tensor: a view of the block on CPU; through pinned memory, without waiting, on a GPU."""
         field = self.manifest.fields.get(name)
         values = decode(field, column) if field else column.to_numpy()
         if values.dtype == np.uint16:  # torch computes little in uint16
@@ -112,6 +92,15 @@ class Stream:
         if self.device.type == "cuda":
             return tensor.pin_memory().to(self.device, non_blocking=True)
         return tensor
+
+
+def _source(plan: Plan, rank: int, world: int, first: int, last: int, skip: int, readers: int) -> RayBlocks | ThreadBlocks:
+    """What reads the items [first, last), without the first `skip` batches of the first one; it is reading when this returns."""
+    if not readers:
+        return ThreadBlocks(plan, rank, world, first, last, skip)
+    from hepdist.shards.items import RayBlocks  # Ray Data takes seconds to import
+
+    return RayBlocks(plan, rank, world, first, last, skip, readers)
 
 
 def _empty_block(plan: Plan, manifest: Manifest) -> pa.Table:
