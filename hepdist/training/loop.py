@@ -86,7 +86,7 @@ def optimise(parts: Parts, batch: dict[str, torch.Tensor], global_rows: int, ste
     micros = micro_batches(batch, largest_part=-(-global_rows // world), micro_batch=parts.recipe.train.micro_batch)
     share = torch.zeros((), device=total.device)
     for index, micro in enumerate(micros):
-        torch.manual_seed(hash((parts.recipe.train.seed, step, index, parts.stream.rank)))  # dropout: a function of the place in training
+        seed(hash((parts.recipe.train.seed, step, index, parts.stream.rank)), total.device)  # dropout: a function of the place in training
         engine.set_gradient_accumulation_boundary(index == len(micros) - 1)
         losses = adversary.loss(engine, micro, step) if adversary else parts.task.loss(engine, micro)
         added.wait()
@@ -98,6 +98,13 @@ def optimise(parts: Parts, batch: dict[str, torch.Tensor], global_rows: int, ste
             adversary.learn(portions, world, last=index == len(micros) - 1)
     engine.step()
     return share, adversary.step(step) if adversary else None
+
+
+def seed(number: int, device: torch.device) -> None:
+    """Seed the generators that a step draws from; torch.manual_seed without a GPU takes a millisecond for GPUs that may come."""
+    torch.default_generator.manual_seed(number)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(number)
 
 
 def note(progress: Progress, score: float, higher_is_better: bool, patience: int) -> None:
