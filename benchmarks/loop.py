@@ -1,11 +1,12 @@
 """Our training loop's samples/s over a plain PyTorch loop's: same model, batch, precision and threads, no augmentation.
 
-Ours is the whole road: shards on disk, Ray Data, DeepSpeed, `hepdist train` as a command with the Ray that it starts, after its first
-epoch. The plain loop has normalised float32 tensors in memory and nothing else; with 2 workers it is DistributedDataParallel over gloo,
-as torchrun starts it. Both run all the time, and take turns of a few seconds while all processes of the other one are stopped (SIGSTOP):
-the speed of a shared machine changes from minute to minute by more than what is measured.
+Ours is the whole road: shards on disk, the stream, DeepSpeed, `hepdist train` as a command with the Ray that it starts, after its first
+epoch. Cohorts are so small here that each worker reads them itself; --reader ray has Ray Data read them. The plain loop has normalised
+float32 tensors in memory and nothing else; with 2 workers it is DistributedDataParallel over gloo, as torchrun starts it. Both run all
+the time, and take turns of a few seconds while all processes of the other one are stopped (SIGSTOP): the speed of a shared machine changes
+from minute to minute by more than what is measured.
 
-    python benchmarks/loop.py [--turns 12] [--seconds 7] [--only resnet-1 ...]
+    python benchmarks/loop.py [--turns 12] [--seconds 7] [--only resnet-1 ...] [--reader ray]
 """
 
 from __future__ import annotations
@@ -60,6 +61,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=12)
     parser.add_argument("--seconds", type=float, default=7.0, help="of a turn")
     parser.add_argument("--only", nargs="+", default=[], metavar="CASE", help="such as resnet-1 or unet-2")
+    parser.add_argument("--reader", choices=["auto", "ray", "worker"], default="auto", help="data.reader of the recipe")
     arguments = parser.parse_args()
     print(machine(), flush=True)
     rows = []
@@ -67,24 +69,25 @@ def main() -> None:
         for case in CASES:
             for workers in (1, 2):
                 if not arguments.only or f"{case}-{workers}" in arguments.only:
-                    rows.append(compare(Path(name), case, workers, arguments.turns, arguments.seconds))
+                    rows.append(compare(Path(name), case, workers, arguments))
     header = ["model", "workers", "ours, samples/s", "plain, samples/s", "ours / plain, turn by turn", "ours waits for data"]
     print(markdown(header, rows))
     print(machine())
 
 
-def compare(folder: Path, case: str, workers: int, turns: int, seconds: float) -> list[str]:
+def compare(folder: Path, case: str, workers: int, asked: argparse.Namespace) -> list[str]:
     """A row of the table: the median of the ratios of neighbouring turns."""
     facts = CASES[case]
     mask = facts["task"]["kind"] == "segmentation"
     random_cohort(folder / case, {"train": facts["rows"], "val": facts["batch"]}, facts["image"], mask=mask)
     recipe = recipe_of(folder, case, workers, f"{case}-{workers}")
+    recipe["data"]["reader"] = asked.reader
     with ours(folder, recipe) as our_process, plain(recipe) as plain_process:
         sides = {"ours": our_process, "plain": plain_process}
         rates: dict[str, list[float]] = {name: [] for name in sides}
-        for turn in range(turns):
+        for turn in range(asked.turns):
             for name in sorted(sides, reverse=bool(turn % 2)):
-                rates[name].append(sides[name].turn(seconds))
+                rates[name].append(sides[name].turn(asked.seconds))
             print(f"  {case}, {workers} workers: ours {rates['ours'][-1]:.1f}, plain {rates['plain'][-1]:.1f}", flush=True)
     waits = [line["data_wait_share"] for line in reports(folder / "runs" / recipe["name"]) if line["epoch"] > 1]
     ratios = [one / other for one, other in zip(rates["ours"], rates["plain"], strict=True)]

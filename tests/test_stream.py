@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 
 from cohorts import tiny_classification_cohort
 from hepdist.errors import CohortError
+from hepdist.recipe import Recipe
 from hepdist.shards.plan import Plan
 from hepdist.shards.read import SplitReader
 from hepdist.shards.stream import Stream
+from hepdist.spec import parse
+from hepdist.training.worker import readers_of
 
 CPU = torch.device("cpu")
 
@@ -68,6 +73,23 @@ def test_a_resumed_stream_goes_on_where_the_cursor_stands(cohort, readers):
         epoch, index = cursor // 53, cursor % 53 // 8
         assert rest == {k: v for k, v in whole.items() if k >= (epoch, index)}
         assert sorted(validation) == list(range(epoch, 3))
+
+
+@pytest.mark.parametrize(
+    ("reader", "changes", "readers"),
+    [
+        ("auto", {}, THREAD),
+        ("auto", {"row_bytes": 4 << 20}, THREAD),  # 64 rows: 256 MiB
+        ("auto", {"row_bytes": (4 << 20) + 1}, 3),
+        ("auto", {"cohort": "s3://bucket/cohort"}, 3),
+        ("ray", {}, 3),
+        ("worker", {"row_bytes": 1 << 30}, THREAD),
+    ],
+)
+def test_workers_read_themselves_what_is_small_and_in_a_folder(cohort, reader, changes, readers):
+    data = {"cohort": str(cohort[0]), "reader": reader, "readers": 3}
+    recipe = parse(Recipe, {"name": "r", "data": data, "task": {"kind": "classification"}, "model": {"family": "resnet"}})
+    assert readers_of(recipe, dataclasses.replace(plan_for(cohort), **changes)) == readers
 
 
 def test_batches_hold_the_bytes_of_the_rows_they_name(cohort):

@@ -117,8 +117,9 @@ def kill_a_worker_after(folder: Path, samples: int, killed: list[int]) -> None:
         time.sleep(0.02)
 
 
-def test_a_killed_worker_ends_with_the_same_weights(cohort, tmp_path, undisturbed):
-    again, killed = recipe(cohort, tmp_path, "killed", train={"max_failures": 2, "checkpoint_every": 4}), []
+@pytest.mark.parametrize("reader", ["worker", "ray"])
+def test_a_killed_worker_ends_with_the_same_weights_whoever_reads(cohort, tmp_path, undisturbed, reader):
+    again, killed = recipe(cohort, tmp_path, "killed", data={"reader": reader}, train={"max_failures": 2, "checkpoint_every": 4}), []
     killer = threading.Thread(target=kill_a_worker_after, args=(again.folder, 110, killed))
     killer.start()
     folder = train(again)

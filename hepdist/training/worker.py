@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 from hepdist.augment import normalise
 from hepdist.augment.degrade import Scale
-from hepdist.place import absolute, place_of
+from hepdist.place import absolute
 from hepdist.recipe import Recipe
 from hepdist.shards.format import TensorField
 from hepdist.shards.manifest import Manifest
@@ -22,6 +22,7 @@ from hepdist.shards.plan import Plan
 from hepdist.shards.read import columns_of, scores_volumes
 from hepdist.shards.stream import Stream
 from hepdist.spec import parse
+from hepdist.stores import is_uri
 from hepdist.tasks import build as build_task
 from hepdist.tasks import keys
 from hepdist.tasks.adversarial import Contested
@@ -64,7 +65,7 @@ def plan_of(recipe: Recipe, manifest: Manifest) -> Plan:
 
 def readers_of(recipe: Recipe, plan: Plan) -> int:
     """Ray Data's read tasks a worker; 0: the worker reads in a thread of its own."""
-    small = plan.nbytes <= SMALL_MIB * 2**20 and place_of(plan.cohort).folder is not None
+    small = plan.nbytes <= SMALL_MIB * 2**20 and not is_uri(plan.cohort)
     return 0 if recipe.data.reader == "worker" or (recipe.data.reader == "auto" and small) else recipe.data.readers
 
 
