@@ -44,10 +44,7 @@ class ThreadBlocks:
     def __init__(self, plan: Plan, rank: int, world: int, first: int, last: int, skip: int) -> None:
         """skip: global batches to leave out of the first item."""
         self._thread = ThreadPoolExecutor(1)
-        skips = (skip if item == first else 0 for item in range(first, last))
-        self._left = (
-            partial(read_block, plan, item, rank, world, left_out) for item, left_out in zip(range(first, last), skips, strict=True)
-        )
+        self._left = (partial(read_block, plan, item, rank, world, skip if item == first else 0) for item in range(first, last))
         self._ahead = deque(self._thread.submit(read) for read in islice(self._left, AHEAD))
 
     def __iter__(self) -> Iterator[pa.Table]:

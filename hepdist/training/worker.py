@@ -86,9 +86,8 @@ def work(config: dict[str, Any]) -> None:
     found = _newest_checkpoint(folder, rank)
     state = checkpoints.load(found) if found else None
     progress = state.progress if state else Progress()
-    stream = Stream(
-        plan, manifest, progress.cursor, rank, world, device, readers=readers_of(recipe, plan)
-    )  # reads while the engine is built
+    readers = readers_of(recipe, plan)
+    stream = Stream(plan, manifest, progress.cursor, rank, world, device, readers=readers)  # reads while the engine is built
 
     model = build_model(recipe, signature)
     if recipe.train.init_from and not state:
