@@ -152,8 +152,9 @@ def test_headers_of_dicom_series_are_beside_the_shards_with_shifted_dates(tmp_pa
 
 
 def test_a_re_identification_map_leads_back_and_lies_outside_the_cohort(tmp_path):
-    source = write_images(tmp_path / "images", [f"p{i}" for i in range(10)])
-    write_table(source.parent / "labels.csv", ["file", "label"], [[f"p{i}.png", "ill" if i % 2 else "well"] for i in range(10)])
+    people = [f"patient-{i}" for i in range(10)]  # long enough never to stand in a cipher text by chance
+    source = write_images(tmp_path / "images", people)
+    write_table(source.parent / "labels.csv", ["file", "label"], [[f"{name}.png", "ill" if i % 2 else "well"] for i, name in enumerate(people)])
     (tmp_path / "key").write_text("correct horse battery staple")
     given = [
         f"labels_table={tmp_path / 'labels.csv'}",
@@ -161,8 +162,8 @@ def test_a_re_identification_map_leads_back_and_lies_outside_the_cohort(tmp_path
         f"reidentification_key={tmp_path / 'key'}",
     ]
     ingest(str(source), str(tmp_path / "cohort"), given)
-    wanted = NAMES.of("patient", "p3")
+    wanted = NAMES.of("patient", "patient-3")
     told = CliRunner().invoke(app, ["reidentify", str(tmp_path / "map"), wanted, "--key", str(tmp_path / "key")])
-    assert told.output.split() == ["patient", wanted, "p3"]
-    assert b"p3" not in (tmp_path / "map").read_bytes()
-    assert "p3" not in json.dumps(pq.read_table(tmp_path / "cohort/audit.parquet").to_pylist())
+    assert told.output.split() == ["patient", wanted, "patient-3"]
+    assert b"patient-3" not in (tmp_path / "map").read_bytes()
+    assert "patient-3" not in json.dumps(pq.read_table(tmp_path / "cohort/audit.parquet").to_pylist())
