@@ -3,10 +3,10 @@
 Ours is the whole road: shards on disk, the stream, DeepSpeed, `hepdist train` as a command with the Ray that it starts, after its first
 epoch. Cohorts are so small here that each worker reads them itself; --reader ray has Ray Data read them. The plain loop has normalised
 float32 tensors in memory and nothing else; with 2 workers it is DistributedDataParallel over gloo, as torchrun starts it. Both run all
-the time, and take turns of a few seconds while all processes of the other one are stopped (SIGSTOP): the speed of a shared machine changes
-from minute to minute by more than what is measured.
+the time, and take turns while all processes of the other one are stopped (SIGSTOP): the speed of a shared machine changes from minute to
+minute by more than what is measured. After a stop Ray makes up for its sleep, which turns of a few seconds would count as training.
 
-    python benchmarks/loop.py [--turns 12] [--seconds 7] [--only resnet-1 ...] [--reader ray]
+    python benchmarks/loop.py [--turns 8] [--seconds 25] [--only resnet-1 ...] [--reader ray]
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ SETTLE_S = 1.0
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--turns", type=int, default=12)
-    parser.add_argument("--seconds", type=float, default=7.0, help="of a turn")
+    parser.add_argument("--turns", type=int, default=8)
+    parser.add_argument("--seconds", type=float, default=25.0, help="of a turn")
     parser.add_argument("--only", nargs="+", default=[], metavar="CASE", help="such as resnet-1 or unet-2")
     parser.add_argument("--reader", choices=["auto", "ray", "worker"], default="auto", help="data.reader of the recipe")
     arguments = parser.parse_args()

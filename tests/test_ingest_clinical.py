@@ -154,7 +154,9 @@ def test_headers_of_dicom_series_are_beside_the_shards_with_shifted_dates(tmp_pa
 def test_a_re_identification_map_leads_back_and_lies_outside_the_cohort(tmp_path):
     people = [f"patient-{i}" for i in range(10)]  # long enough never to stand in a cipher text by chance
     source = write_images(tmp_path / "images", people)
-    write_table(source.parent / "labels.csv", ["file", "label"], [[f"{name}.png", "ill" if i % 2 else "well"] for i, name in enumerate(people)])
+    write_table(
+        source.parent / "labels.csv", ["file", "label"], [[f"{name}.png", "ill" if i % 2 else "well"] for i, name in enumerate(people)]
+    )
     (tmp_path / "key").write_text("correct horse battery staple")
     given = [
         f"labels_table={tmp_path / 'labels.csv'}",

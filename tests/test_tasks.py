@@ -15,6 +15,7 @@ from hepdist.shards.manifest import Manifest
 from hepdist.tasks import Task, build
 from hepdist.tasks.segmentation import boundary_loss, soft_dice_loss
 from hepdist.tasks.surface import signed_distance, surface_distance_95
+from hepdist.training.batching import every_row_counts
 
 
 class Fixed(nn.Module):
@@ -96,6 +97,22 @@ def test_balanced_weights_make_classes_count_alike_and_the_train_mean_one():
     weights = torch.tensor([40 / 60, 40 / 20])
     torch.testing.assert_close(losses.mean(), cross_entropy(logits, label, weight=weights))
     assert weights[label].mean() == 1
+
+
+@pytest.mark.parametrize(
+    ("columns", "multilabel", "labelled", "every"),
+    [
+        (("image", "mask"), False, 0, True),
+        (("image", "label"), False, 10, True),
+        (("image", "label"), False, 9, False),
+        (("image", "label"), True, 3, True),
+        (("emr", "label", "followup"), False, 10, False),
+    ],
+)
+def test_the_manifest_tells_whether_every_train_row_counts(columns, multilabel, labelled, every):
+    counts = {"train": {"rows": 10, "patients": 10, "classes": {"well": labelled, "ill": 0}}}
+    manifest = Manifest("c", "images", {}, (), label_names=("well", "ill"), multilabel=multilabel, counts=counts)
+    assert every_row_counts(columns, manifest) is every
 
 
 def test_unlabelled_rows_have_no_loss_and_no_score():

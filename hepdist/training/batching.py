@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
 import torch
+
+if TYPE_CHECKING:
+    from hepdist.shards.manifest import Manifest
 
 Batch = dict[str, torch.Tensor]
 
@@ -15,6 +21,14 @@ def weigh(batch: Batch) -> Batch:
     elif "label" in batch and batch["label"].ndim == 1:
         weight = (batch["label"] >= 0).to(weight.dtype)
     return {**batch, "weight": weight}
+
+
+def every_row_counts(columns: Collection[str], manifest: Manifest) -> bool:
+    """Whether `weigh` gives 1 to each train row with these columns, as far as the manifest tells."""
+    if "followup" in columns:
+        return False
+    train = manifest.counts["train"]
+    return "label" not in columns or manifest.multilabel or sum(train["classes"].values()) == train["rows"]
 
 
 def micro_batches(batch: Batch, largest_part: int, micro_batch: int | None) -> list[Batch]:

@@ -18,8 +18,14 @@ from hepdist.shards.plan import READER_CPUS
 from hepdist.training.checkpoint import intact, newest_first
 from hepdist.training.preflight import fits_cluster, fits_cohort, has_start, same_experiment
 
-KEEP_MEMORY = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40)}
-"""glibc gives large tensors back to the system as they are freed, and a CPU step faults all their pages in again: a fifth of its time."""
+KEEP_MEMORY = {
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 40),
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
+}
+"""glibc gives large tensors back to the system as they are freed, and a CPU step faults all their pages in again: a fifth of its time. Huge
+pages, where the system grants them on request, save a 3D U-Net some percent more."""
 
 
 def train(recipe: Recipe, *, fresh: bool = False) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import resource
 import time
 from pathlib import Path
@@ -32,8 +33,10 @@ class Log:
         self.every = max(1, batches // REPORTS_AN_EPOCH)
         self.began = self.last = time.perf_counter()
         self.last_samples, self.last_wait, self.before_s = samples, 0.0, 0.0
-        self.sums = torch.zeros(3, dtype=torch.float64, device=device)
+        self.sums = torch.zeros(2, dtype=torch.float64, device=device)
+        self.steps = 0
         self.criticised = False
+        self.begun: tuple[dict[str, Any], torch.Tensor, Any] | None = None
         self.path = folder / METRICS
         if rank == 0:
             from torch.utils.tensorboard import SummaryWriter
@@ -59,13 +62,17 @@ class Log:
         """
         if self.phases:
             self._started(waited_s)
+        self._finish()
         self.sums[0] += loss
-        self.sums[1] += 1
+        self.steps += 1
         self.criticised = critic_loss is not None
         if critic_loss is not None:
-            self.sums[2] += critic_loss
-        if report or step % self.every == 0 or cursor % self.rows == 0:
-            self._report(step, cursor, lr, waited_s)
+            self.sums[1] += critic_loss
+        at_end = report or cursor % self.rows == 0
+        if at_end or step % self.every == 0:
+            self._begin(step, cursor, lr, waited_s)
+        if at_end:
+            self._finish()
 
     def _started(self, waited_s: float) -> None:
         """Write where the time from the command to the first step went."""
@@ -76,24 +83,36 @@ class Log:
             )
         self.phases = {}
 
-    def _report(self, step: int, cursor: int, lr: float, waited_s: float) -> None:
-        totals = self.sums.clone()
-        dist.all_reduce(totals)
-        loss, critic_loss = (totals[[0, 2]] / self.sums[1]).tolist()
+    def _begin(self, step: int, cursor: int, lr: float, waited_s: float) -> None:
+        """A report is written at the next step, when its sums are there: no worker waits for another one's step to end."""
+        means = self.sums / self.steps
+        added = dist.all_reduce(means, async_op=True)
         self.sums.zero_()
+        self.steps = 0
         now = time.perf_counter()
         seconds = max(1e-9, now - self.last)
         facts = {
-            "step": step, "epoch": round(cursor / self.rows, 4), "samples": cursor, "loss": loss, "lr": lr,
+            "step": step, "epoch": round(cursor / self.rows, 4), "samples": cursor, "lr": lr,
             "samples_per_s": round((cursor - self.last_samples) / seconds, 2),
             "data_wait_share": round((waited_s - self.last_wait) / seconds, 4),
             "memory_gib": round(peak_memory_gib(self.device), 3), "wall_s": round(self.before_s + now - self.began, 2),
         }  # fmt: skip
+        self.last, self.last_samples, self.last_wait = now, cursor, waited_s
+        self.begun = facts, means, added
+
+    def _finish(self) -> None:
+        """Write what `_begin` has begun, if anything. Raises RunError on NaN."""
+        if self.begun is None:
+            return
+        (facts, means, added), self.begun = self.begun, None
+        added.wait()
+        cursor = facts["samples"]
+        loss, critic_loss = means.tolist()
+        facts["loss"] = loss
         if self.criticised:
             facts["critic_loss"] = critic_loss
-        self.last, self.last_samples, self.last_wait = now, cursor, waited_s
         self._write(facts, cursor)
-        if not torch.isfinite(totals[0]):
+        if not math.isfinite(loss):
             first = cursor - min(cursor, self.rows)
             raise RunError(
                 f"the loss became {loss} between samples {first} and {cursor}; lower optim.lr, set optim.clip, or look for extreme inputs with hepdist inspect"

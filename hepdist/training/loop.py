@@ -42,6 +42,8 @@ class Parts:
     scale: Scale | None = None
     """Black and white, where the task is to undo degradations."""
     adversary: Adversary | None = None
+    every_row_counts: bool = False
+    """A global batch weighs as many as it has rows, and no worker needs to ask the others."""
 
 
 def train(parts: Parts, progress: Progress) -> None:
@@ -82,14 +84,19 @@ def optimise(parts: Parts, batch: dict[str, torch.Tensor], global_rows: int, ste
     """
     engine, adversary, world = parts.engine, parts.adversary, parts.stream.world
     total = batch["weight"].sum()
-    added = dist.all_reduce(total, async_op=True)  # not needed before the first loss: no worker waits for another one's augmentation
+    if parts.every_row_counts:
+        added = None
+        total.fill_(global_rows)
+    else:
+        added = dist.all_reduce(total, async_op=True)  # not needed before the first loss: no worker waits for another one's augmentation
     micros = micro_batches(batch, largest_part=-(-global_rows // world), micro_batch=parts.recipe.train.micro_batch)
     share = torch.zeros((), device=total.device)
     for index, micro in enumerate(micros):
         seed(hash((parts.recipe.train.seed, step, index, parts.stream.rank)), total.device)  # dropout: a function of the place in training
         engine.set_gradient_accumulation_boundary(index == len(micros) - 1)
         losses = adversary.loss(engine, micro, step) if adversary else parts.task.loss(engine, micro)
-        added.wait()
+        if added:
+            added.wait()
         portions = micro["weight"] / total.clamp(min=1.0)
         loss = (losses * portions).sum()
         engine.backward(loss * world, scale_wrt_gas=False)

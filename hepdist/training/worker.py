@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import threading
 import time
@@ -31,6 +32,7 @@ from hepdist.training import checkpoint as checkpoints
 from hepdist.training import engine as engines
 from hepdist.training import transfer
 from hepdist.training.adversary import Adversary
+from hepdist.training.batching import every_row_counts
 from hepdist.training.checkpoint import Checkpoint, Progress
 from hepdist.training.ema import EMA
 from hepdist.training.log import Log
@@ -137,9 +139,13 @@ def work(config: dict[str, Any]) -> None:
             checkpoints.prune(folder / "checkpoints", recipe.train.keep, progress.best_cursor)
         dist.barrier()
 
+    gc.freeze()  # a million objects of imported libraries that no collection during training need look at again
     try:
         scale = Scale.of(recipe, manifest) if recipe.degrade.kinds else None
-        train(Parts(recipe, plan, manifest.normalisation, engine, task, stream, ema, log, validate, save, scale, adversary), progress)
+        every = every_row_counts(plan.columns, manifest)
+        train(
+            Parts(recipe, plan, manifest.normalisation, engine, task, stream, ema, log, validate, save, scale, adversary, every), progress
+        )
     finally:
         stream.close()  # an executor left to the interpreter's end can lock itself there
         log.close()
