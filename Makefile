@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest
 
-.PHONY: demo test slow lint format bench clean help
+.PHONY: demo test slow chaos lint format bench clean help
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
@@ -18,6 +18,9 @@ test: $(STAMP)  ## the test suite without the slow tests
 slow: $(STAMP)  ## the slow tests only
 	$(PYTEST) -m slow $(ARGS)
 
+chaos: $(STAMP)  ## kill workers, drivers, nodes and more at 30 random moments each; docs/reliability.md
+	CHAOS_MOMENTS=30 CHAOS_OUT=$${CHAOS_OUT:-chaos.jsonl} $(PYTEST) tests/chaos $(ARGS)
+
 lint: $(STAMP)  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -27,7 +30,7 @@ format: $(STAMP)  ## rewrite the sources as ruff wants them
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-BENCHMARKS := startup loop stream ingest bricks gpu
+BENCHMARKS := startup loop stream ingest bricks search gpu
 
 # litdata asks for torchvision, which has no place beside this torch and is not used by what is measured: hence --no-deps.
 bench: $(STAMP)  ## all benchmarks, about 70 minutes; their numbers go to docs/benchmarks.md

@@ -6,6 +6,7 @@ Nothing heavy is imported here: `hepdist --help` must not pay for torch and Ray.
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,7 +16,8 @@ import typer
 import hepdist
 from hepdist.errors import HepdistError, IngestError, RunError
 
-INTERRUPTED = 130
+INTERRUPTED, TERMINATED = 130, 143
+"""As shells count SIGINT and SIGTERM."""
 
 app = typer.Typer(
     name="hepdist",
@@ -30,7 +32,7 @@ Overrides = Annotated[list[str] | None, typer.Argument(metavar="key=value", help
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command and return its exit code: 0 done, 1 the work failed, 2 refused before it began, 130 interrupted."""
+    """Run one command and return its exit code: 0 done, 1 the work failed, 2 refused before it began, 130 interrupted, 143 terminated."""
     try:
         app(arguments, standalone_mode=True)
     except RunError as error:
@@ -39,7 +41,10 @@ def main(arguments: list[str] | None = None) -> int:
         return _say(f"error: {error}", 2)
     except SystemExit as left:  # how typer ends, with the exit code of the usage error, the command or the interrupt
         code = left.code if isinstance(left.code, int) else int(left.code is not None)
-        return _say("interrupted; the same command goes on where it stopped", code) if code == INTERRUPTED else code
+        if code == signal.SIGTERM:  # from ray.init's handler, which stands until ours does
+            code = TERMINATED
+        words = {INTERRUPTED: "interrupted", TERMINATED: "stopped by SIGTERM"}
+        return _say(f"{words[code]}; the same command goes on where it stopped", code) if code in words else code
     except Exception as error:
         from hepdist.failure import from_ray, worker_story
 
@@ -175,6 +180,36 @@ def train(
         _show(json.loads((folder / "result.json").read_text(encoding="utf-8")), folder)
     else:
         print(f"run: {folder}")
+
+
+@app.command()
+def tune(
+    recipe: Annotated[str, typer.Argument(help="A shipped recipe's name, or a path to a .yaml file; its search: section says over what.")],
+    overrides: Overrides = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start over instead of going on with the search of that name.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the space, its size and what trials would take; start nothing.")] = False,
+) -> None:
+    """Search families, shapes and learning rates with Ray Tune, confirm the best, and report; a second call goes on."""
+    from hepdist.jobs import check_path, check_paths
+    from hepdist.recipe import load_recipe
+
+    loaded = load_recipe(recipe, overrides)
+    check_paths(loaded)
+    check_path("search.folder", loaded.search.folder)
+    if dry_run:
+        from hepdist.console import out
+        from hepdist.search.launch import preview
+
+        for part in preview(loaded):
+            out.print(part)
+        return
+
+    from hepdist.search.launch import tune as run
+    from hepdist.search.outcome import lines
+
+    folder = run(loaded, fresh=fresh)
+    for line in lines(folder):
+        print(line)
 
 
 @app.command()

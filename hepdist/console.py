@@ -32,7 +32,21 @@ QUIET_SECONDS = 10.0
 Report = Callable[[int, int], None]
 """Called by a stage with (done, total)."""
 
-SCORES = ("auroc", "accuracy", "balanced_accuracy", "sensitivity", "specificity", "quadratic_kappa", "mae", "dice", "hd95")
+SCORES = (
+    "auroc",
+    "accuracy",
+    "balanced_accuracy",
+    "sensitivity",
+    "specificity",
+    "quadratic_kappa",
+    "mae",
+    "dice",
+    "hd95",
+    "psnr",
+    "psnr_input",
+    "ssim",
+    "ssim_input",
+)
 
 
 @contextmanager

@@ -65,6 +65,6 @@ def _show(recipe: Recipe, folder: Path) -> None:
     out.print(f"best possible AUROC from the image alone {bayes['image']['auroc']:.3f}, from the EMR alone {bayes['emr']['auroc']:.3f}")
     facts = result["train"]
     out.print(
-        f"{recipe.train.workers} workers, {facts['epochs']:g} epochs, {facts['samples_per_s']:.0f} samples/s, {facts['wall_s']:.0f} s of training"
+        f"{recipe.train.most} workers, {facts['epochs']:g} epochs, {facts['samples_per_s']:.0f} samples/s, {facts['wall_s']:.0f} s of training"
     )
     out.print(f"report: {folder / 'report.html'}", soft_wrap=True)

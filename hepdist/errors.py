@@ -23,3 +23,7 @@ class StoreError(HepdistError):
 
 class RunError(HepdistError):
     """A run folder, checkpoint or cluster that can't do what was asked."""
+
+
+class DivergedError(RunError):
+    """A loss or gradient that is not finite, where the recipe says to stop."""

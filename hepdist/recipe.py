@@ -11,6 +11,7 @@ from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveIn
 
 from hepdist.errors import RecipeError
 from hepdist.models.specs import FAMILIES, AdversarySpec, families_for, parse_model
+from hepdist.search.spec import SearchSpec
 from hepdist.spec import Spec, known_keys, parse, unknown_key
 
 Share = Annotated[float, Ge(0), Le(1)]
@@ -32,6 +33,9 @@ class DataSpec(Spec):
     on is small and in a folder, so that no processes have to start and none share its cores; the batches are the same."""
     readers: PositiveInt = 1
     """Concurrent Ray Data read tasks a worker; one delivers thousands of images a second."""
+    verify: bool = True
+    """Hold each shard in a folder against its sha256 when a process first reads from it, 0.7 s of a core a GiB; every worker reads from
+    every shard in an epoch, so turn it off for cohorts of terabytes and let `hepdist inspect` check them."""
 
 
 class TaskSpec(Spec):
@@ -150,8 +154,9 @@ class OptimSpec(Spec):
 class TrainSpec(Spec):
     epochs: PositiveInt = 10
     seed: NonNegativeInt = 0
-    workers: PositiveInt = 2
-    """Worker processes, one GPU each where there are GPUs. Sample order and global batch do not depend on it."""
+    workers: PositiveInt | tuple[PositiveInt, PositiveInt] = 2
+    """Worker processes, one GPU each where there are GPUs, or the fewest and the most of an elastic run, which goes on with as many as the
+    cluster has room for. Sample order and global batch do not depend on it."""
     cpus_per_worker: Annotated[float, Ge(0.2)] = 1.0
     """CPUs that a worker and its reader take together; below 1, workers share cores (small cohorts, tests)."""
     global_batch: PositiveInt = 64
@@ -163,6 +168,13 @@ class TrainSpec(Spec):
     stage 1 took 8 to 10 % longer a step on CPUs."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16 runs the forward and backward pass in bfloat16 autocast over fp32 master weights."""
+    offload: Literal["none", "optimizer", "parameters"] = "none"
+    """What waits in the machine's memory instead of the GPU's, for models that fit no other way; steps take longer. optimizer: AdamW's
+    moments and fp32 weights, and AdamW runs on the CPU (ZeRO 1 to 3); parameters: the weights themselves as well (ZeRO 3)."""
+    deterministic: bool = False
+    """Only operations that give the same bits in every run (docs/settings.md says what that costs and what it covers). Off, since on CPUs
+    training is bit-identical without it; on GPUs convolutions and gradients of pooling and resizing may differ in their last bits from
+    run to run. Where a network needs an operation that has no such form on a GPU, training says so and stops."""
     init_from: str = ""
     """Run whose best weights a fresh start takes over, as a folder or as a name under `runs`; tensors of other names or shapes, such as
     those of a head with other classes, start anew."""
@@ -176,10 +188,35 @@ class TrainSpec(Spec):
     """Optimiser steps between checkpoints, besides the one that ends each validated epoch; 0: none in between."""
     keep: PositiveInt = 2
     """Latest checkpoints kept, besides the best."""
+    mirror: str = ""
+    """Folder or URI, such as s3://bucket/runs, that gets a copy of each checkpoint under the run's name; a machine whose own run folder is
+    empty or behind goes on from there. Empty: none."""
     max_failures: NonNegativeInt = 3
-    """Times the worker group is restarted from its last checkpoint before the run gives up."""
+    """Times the worker group is restarted from its last checkpoint before the run gives up; leaving an announced node is no failure."""
+    preemption_grace_s: NonNegativeFloat = 30.0
+    """Seconds past a cloud's deadline in which the workers of other nodes may finish writing a checkpoint that was begun before it."""
+    stop_grace_s: PositiveFloat = 25.0
+    """Seconds after SIGTERM or Ctrl-C in which workers save and leave; Kubernetes and Slurm kill 30 s after SIGTERM, docker stop after 10."""
+    on_nonfinite: Literal["stop", "skip", "back_off"] = "stop"
+    """When a step's loss or gradient is NaN or infinite, which never reaches the weights: stop with the samples' ids, leave the step out,
+    or leave it out and halve the learning rate from there on. Ten such steps in a row stop the run in any case."""
+    hang_s: NonNegativeFloat = 1800.0
+    """Seconds without a step after which a worker counts as hung and its group is restarted; 0: wait for ever. More than the longest of
+    torch.compile, one validation batch and the writing of a checkpoint."""
+    record_samples: bool = False
+    """Write the rows that each worker trained on, step by step, into `samples/` of the run: the proof that every sample counted once."""
     compile: bool = False
     """torch.compile the model: minutes at the start, worth it on long GPU runs."""
+
+    @property
+    def fewest(self) -> int:
+        """Workers without which training does not start."""
+        return self.workers if isinstance(self.workers, int) else self.workers[0]
+
+    @property
+    def most(self) -> int:
+        """Workers that there are at one time, at most."""
+        return self.workers if isinstance(self.workers, int) else self.workers[1]
 
 
 class EvaluationSpec(Spec):
@@ -211,6 +248,8 @@ class Recipe(Spec):
     optim: OptimSpec = OptimSpec()
     train: TrainSpec = TrainSpec()
     evaluation: EvaluationSpec = EvaluationSpec()
+    search: SearchSpec = SearchSpec()
+    """For `hepdist tune`; a single training takes no notice of it."""
 
     @field_validator("model", mode="before")
     @classmethod
@@ -235,9 +274,13 @@ class Recipe(Spec):
             raise RecipeError(f"recipe key 'model.family' is '{family}', which reads EMR columns; set data.emr=true")
         if self.data.emr and not reads_emr:
             raise RecipeError(f"recipe key 'data.emr' is true, but '{family}' reads images only; use model.family=fusion")
-        if self.train.workers > self.train.global_batch:
+        if self.train.fewest > self.train.most:
             raise RecipeError(
-                f"recipe key 'train.workers' is {self.train.workers}, more than the {self.train.global_batch} samples of a"
+                f"recipe key 'train.workers' is [{self.train.fewest}, {self.train.most}]; give the fewest first, then the most"
+            )
+        if self.train.most > self.train.global_batch:
+            raise RecipeError(
+                f"recipe key 'train.workers' is {self.train.most}, more than the {self.train.global_batch} samples of a"
                 f" global batch; use at most train.workers={self.train.global_batch} or a larger train.global_batch"
             )
         if self.task.boundary_weight and kind != "segmentation":
@@ -261,6 +304,12 @@ class Recipe(Spec):
         if self.adversary and self.train.zero_stage == 3:
             raise RecipeError(
                 "recipe key 'train.zero_stage' is 3, which can't hold two engines, the model's and the critic's; use train.zero_stage=2"
+            )
+        least = {"none": 0, "optimizer": 1, "parameters": 3}[self.train.offload]
+        if self.train.zero_stage < least:
+            way_out = f"use train.zero_stage={least}" if not (self.adversary and least == 3) else "use train.offload=optimizer"
+            raise RecipeError(
+                f"recipe key 'train.offload' is '{self.train.offload}', which ZeRO {self.train.zero_stage} can't move off the GPU; {way_out}"
             )
         return self
 

@@ -90,7 +90,10 @@ def build_parts(recipe: Recipe):
     engine = engines.build_engine(network(recipe), recipe, micro, device)
     adversary = Adversary(recipe, task(recipe), IMAGE, 1, STEPS, micro, device)
     stream = SimpleNamespace(world=WORLD, rank=dist.get_rank())
-    return SimpleNamespace(recipe=recipe, engine=engine, task=adversary.task, stream=stream, adversary=adversary, every_row_counts=False)
+    guard = SimpleNamespace(watch=lambda rows, losses: None)
+    return SimpleNamespace(
+        recipe=recipe, engine=engine, task=adversary.task, stream=stream, adversary=adversary, every_row_counts=False, guard=guard
+    )
 
 
 def whole(parts) -> dict[str, Tensor]:

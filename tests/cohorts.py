@@ -23,27 +23,28 @@ EMR = (
 
 
 def tiny_classification_cohort(
-    folder: Path, rows: Rows = 40, seed: int = 0, emr: bool = False, *, classes: int = 2, side: int = 16, unlabelled: int = 0
+    folder: Path, rows: Rows = 40, seed: int = 0, emr: bool = False, *, classes: int = 2, side: int = 16, axes: int = 2, unlabelled: int = 0
 ) -> Manifest:
-    """Grey uint8 images of `side` x `side` whose class is a bright square in a place of its own, over noise.
+    """Grey uint8 images of `side` x `side` (or volumes) whose class is a bright square (or column) in a place of its own, over noise.
 
     rows: a total, cut 6:2:2, or the exact number by split. Patients have 1, 2 or 3 rows of one class. The first `unlabelled`
     rows of each split have no label. With `emr`, `alt` rises with the class and about a fifth of the values are missing.
     """
     rng = np.random.default_rng(seed)
     names = ("normal", "hepatitis", "cirrhosis", "other")[:classes] if classes <= 4 else tuple(f"class {k}" for k in range(classes))
-    image = TensorField("image", "uint8", (1, side, side), unit="display 0..255", axes="CHW")
+    shape = (1, *(side,) * axes)
+    image = TensorField("image", "uint8", shape, unit="display 0..255", axes="CDHW" if axes == 3 else "CHW")
     fields = [image]
     if emr:
         fields += [TensorField("emr", "float32", (len(EMR),)), TensorField("emr_missing", "uint8", (len(EMR),))]
     tables = {}
     for split, count in _by_split(rows).items():
         patients, labels = _patients(split, count, classes, rng)
-        pixels = rng.normal(90, 25, (count, 1, side, side))
+        pixels = rng.normal(90, 25, (count, *shape))
         third = max(side // 3, 1)
         for i, label in enumerate(labels):
             top, left = divmod(int(label), 2)
-            pixels[i, 0, top * third : (top + 1) * third, left * third : (left + 1) * third] += 70
+            pixels[i, 0, ..., top * third : (top + 1) * third, left * third : (left + 1) * third] += 70
         columns: dict[str, Any] = {"label": pa.array(labels, pa.int64(), mask=np.arange(count) < unlabelled)}
         tensors = {"image": pixels.clip(0, 255).astype(np.uint8)}
         if emr:

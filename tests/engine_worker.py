@@ -53,10 +53,10 @@ def net() -> nn.Module:
     )  # fmt: skip
 
 
-def data(step: int) -> tuple[torch.Tensor, torch.Tensor]:
+def data(step: int, sides: tuple[int, ...] = (12, 12)) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(step)
-    x = torch.randn(BATCH, 1, 12, 12, generator=generator)
-    return x, (x.mean((1, 2, 3)) > 0).long()
+    x = torch.randn(BATCH, 1, *sides, generator=generator)
+    return x, (x.flatten(1).mean(1) > 0).long()
 
 
 def advance(engine, first: int, last: int, micro: int) -> list[float]:
@@ -88,30 +88,33 @@ FAMILIES: dict[str, ModelSpec] = {
     "restorer": RestorerSpec(width=4, checkpointing=True),
 }
 """What a stage that gathers parameters could stumble over: slopes of an activation, a second forward pass, several outputs or inputs."""
-GIVEN = Inputs((1, 12, 12), EMR, EMR, visits=3)
+SIDES = {2: (12, 12), 3: (8, 8, 8)}
+"""By the number of axes."""
+VISITS = 3
 LONG = 20
+WITH_VOLUMES = tuple(name for name, spec in FAMILIES.items() if "image" in spec.reads)
 
 
-def family(name: str) -> nn.Module:
+def family(name: str, axes: int = 2) -> nn.Module:
     torch.manual_seed(0)
-    network = build(FAMILIES[name], GIVEN, 1 if name == "restorer" else 2)
+    network = build(FAMILIES[name], Inputs((1, *SIDES[axes]), EMR, EMR, visits=VISITS), 1 if name == "restorer" else 2)
     for module in network.modules():
         if isinstance(module, nn.modules.dropout._DropoutNd):
             module.p = 0.0  # drawn by rank
     return network
 
 
-def given(step: int, rank: int | None = None) -> dict[str, torch.Tensor]:
+def given(step: int, rank: int | None = None, axes: int = 2) -> dict[str, torch.Tensor]:
     """A rank's part of a batch of everything that a network may read, or all of it."""
     generator = torch.Generator().manual_seed(step)
-    image, label = data(step)
-    visits = torch.rand(BATCH, GIVEN.visits, len(EMR), generator=generator)
+    image, label = data(step, SIDES[axes])
+    visits = torch.rand(BATCH, VISITS, len(EMR), generator=generator)
     visits[:, :, 0] += label[:, None]
-    lacking = (torch.rand(BATCH, GIVEN.visits, len(EMR), generator=generator) < 0.2).to(torch.uint8)
+    lacking = (torch.rand(BATCH, VISITS, len(EMR), generator=generator) < 0.2).to(torch.uint8)
     batch = {
         "image": image, "image_missing": torch.zeros(BATCH, 1, dtype=torch.uint8), "label": label, "mask": (image[:, 0] > 0).long(),
         "emr": visits[:, 0], "emr_missing": lacking[:, 0], "sequence": visits, "sequence_missing": lacking,
-        "sequence_gap": torch.full((BATCH, GIVEN.visits), 90.0), "sequence_length": torch.arange(BATCH, dtype=torch.int32)[:, None] % 3 + 1,
+        "sequence_gap": torch.full((BATCH, VISITS), 90.0), "sequence_length": torch.arange(BATCH, dtype=torch.int32)[:, None] % 3 + 1,
     }  # fmt: skip
     return batch if rank is None else {name: values[rank * BATCH // WORLD : (rank + 1) * BATCH // WORLD] for name, values in batch.items()}
 
@@ -130,21 +133,24 @@ def _losses(output: torch.Tensor, batch: dict[str, torch.Tensor]) -> torch.Tenso
         return torch.stack([nn.functional.cross_entropy(m, batch["label"], reduction="none") for m in members.unbind(1)]).mean(0)
     if output.shape[1] == 1:
         return (output + batch["image"]).square().flatten(1).mean(1)  # the negative
-    mask = batch["mask"][:, :: 12 // output.shape[2], :: 12 // output.shape[3]]
+    steps = (whole // side for whole, side in zip(batch["mask"].shape[1:], output.shape[2:], strict=True))
+    mask = batch["mask"][(slice(None), *(slice(None, None, step) for step in steps))]
     return nn.functional.cross_entropy(output, mask, reduction="none").flatten(1).mean(1)
 
 
-def families_worker(rank: int, port: int, out: str) -> None:
-    """LONG steps of each of FAMILIES in every stage and precision; the losses of each step by 'family/stage/precision'."""
+def families_worker(
+    rank: int, port: int, out: str, names: Sequence[str] = tuple(FAMILIES), axes: int = 2, in_bf16: Sequence[int] = (3,)
+) -> None:
+    """LONG steps of each family in every stage, in bf16 too where asked; the losses of each step by 'family/stage/precision'."""
     engines, results = _join(rank, port), {}
-    for name in FAMILIES:
+    for name in names:
         for stage in range(4):
-            for precision in ("fp32", "bf16"):
-                network = family(name)
+            for precision in ("fp32", "bf16") if stage in in_bf16 else ("fp32",):
+                network = family(name, axes)
                 engine = engines.build_engine(network, recipe(stage, precision), BATCH, torch.device("cpu"))
                 losses = []
                 for step in range(LONG):
-                    loss = family_loss(engine, network.inputs, given(step % 4, rank))
+                    loss = family_loss(engine, network.inputs, given(step % 4, rank, axes))
                     engine.backward(loss * WORLD, scale_wrt_gas=False)
                     engine.step()
                     share = loss.detach()

@@ -12,7 +12,7 @@ import pytest
 import hepdist
 from hepdist.cli import main
 from hepdist.errors import CohortError
-from hepdist.failure import SCREEN_LINES, from_ray, worker_story
+from hepdist.failure import ADVICE, SCREEN_LINES, from_ray, worker_story
 
 ROOT = Path(__file__).resolve().parents[1]
 HEAVY = {"torch", "ray", "deepspeed", "monai", "pandas", "numpy", "pyarrow", "matplotlib"}
@@ -102,6 +102,12 @@ def test_the_rank_that_failed_is_told_not_those_that_lost_it() -> None:
 def test_a_worker_that_refused_on_purpose_is_one_sentence() -> None:
     refusal = CohortError("shard 'x' is missing; ingest the cohort again")
     assert worker_story(worker_failure(ECHO, (refusal, "Traceback ...\n"))) == "error: shard 'x' is missing; ingest the cohort again"
+
+
+def test_whoever_lacks_memory_is_told_what_takes_less():
+    greedy = RuntimeError("x"), "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB\n"
+    assert worker_story(worker_failure(ECHO, greedy)).splitlines()[-1] == ADVICE
+    assert ADVICE not in worker_story(worker_failure(ECHO, REAL))
 
 
 def test_a_real_failure_under_ray_train_is_told_with_its_own_traceback(ray_cluster: str) -> None:

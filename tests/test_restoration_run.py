@@ -61,6 +61,7 @@ def test_a_checkpoint_holds_both_nets_and_the_exported_model_the_restorer_alone(
     assert not any("critic" in path.name for path in (run / "model").iterdir())
 
 
+@pytest.mark.slow
 def test_a_run_that_lost_its_last_checkpoint_ends_with_the_same_two_nets(run):
     before = final_state(run)
     (newest_first(run / "checkpoints")[0] / "progress.json").write_text("{")

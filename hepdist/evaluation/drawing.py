@@ -19,7 +19,8 @@ NEGATIVE = SERIES[7]
 _PAGE_COLOURS = {INK: "--ink", MUTED: "--muted", LINE: "--line", PAPER: "--paper"} | {c: f"--s{i}" for i, c in enumerate(SERIES, 1)}
 
 _STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none", "svg.hashsalt": "hepdist", "font.size": 10, "axes.titlesize": 10.5, "axes.titleweight": "bold",
+    "svg.fonttype": "none", "svg.hashsalt": "hepdist", "text.parse_math": False, "font.size": 10, "axes.titlesize": 10.5,
+    "axes.titleweight": "bold",
     "axes.titlelocation": "left", "axes.edgecolor": LINE, "axes.labelcolor": MUTED, "axes.titlecolor": INK, "text.color": INK,
     "xtick.color": LINE, "ytick.color": LINE, "xtick.labelcolor": MUTED, "ytick.labelcolor": MUTED, "axes.grid": True, "grid.color": LINE,
     "grid.linewidth": 0.6, "axes.spines.top": False, "axes.spines.right": False, "axes.facecolor": "none", "figure.facecolor": "none",

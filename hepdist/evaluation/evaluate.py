@@ -55,7 +55,7 @@ def _evaluate_own(run: Path, recipe: Recipe, splits: tuple[str, ...], device: st
     before = _still_true(run, model, manifest)
     wanted = set(splits) | ({"val"} if recipe.task.threshold == "validation" and "val" not in before else set())
     tables = {**before, **predict_splits(run, recipe, manifest, recipe.data.cohort, [s for s in SPLITS if s in wanted], device)}
-    threshold = _threshold(recipe, manifest, tables.get("val"))
+    threshold = threshold_of(recipe, manifest, tables.get("val"))
     _write(run, recipe, manifest, tables, threshold, {"model_sha256s": model})
     _keep_examples(run, recipe, recipe.data.cohort, tables, device)
     write_report(run, recipe.data.cohort, split="test" if "test" in tables else splits[-1])
@@ -165,7 +165,7 @@ def training_facts(run: Path, recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def _threshold(recipe: Recipe, manifest: Manifest, validation: pd.DataFrame | None) -> float:
+def threshold_of(recipe: Recipe, manifest: Manifest, validation: pd.DataFrame | None) -> float:
     """The probability from which a case is positive, fixed beforehand or chosen on validation."""
     if recipe.task.kind not in CLASSIFYING or len(manifest.label_names) != 2 or recipe.task.threshold == "half" or validation is None:
         return 0.5

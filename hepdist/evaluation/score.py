@@ -110,7 +110,7 @@ def score_splits(run: Path, recipe: Recipe, cohort: str, splits: Collection[str]
             Scorer,
             fn_constructor_args=(str(run), cohort, device, max(1, int(recipe.train.cpus_per_worker))),
             batch_size=1,
-            compute=ray.data.ActorPoolStrategy(size=min(recipe.train.workers, len(items))),
+            compute=ray.data.ActorPoolStrategy(min_size=min(recipe.train.fewest, len(items)), max_size=min(recipe.train.most, len(items))),
             num_cpus=recipe.train.cpus_per_worker - READER_CPUS,
             num_gpus=1 if device == "cuda" else 0,
             max_restarts=0,  # its constructor's arguments are not kept for one; the others take its batches

@@ -52,7 +52,7 @@ def _patients(place: Place, manifest: Manifest, shard: Shard) -> pa.Array:
             if tensor_fields(file.schema_arrow) != manifest.fields:
                 raise CohortError(f"cohort '{name}': {shard.path} has other tensor columns than the manifest; ingest it again")
             rows = file.read(columns=["patient", "split"])
-    except (OSError, pa.ArrowInvalid, pa.ArrowKeyError):
+    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):  # whatever a damaged footer makes of its reader
         raise CohortError(f"cohort '{name}': {shard.path} is missing or damaged; ingest it again") from None
     strays = pc.unique(rows["split"]).to_pylist()
     if strays not in ([shard.split], []):

@@ -124,7 +124,7 @@ class SyncBatchNorm(nn.SyncBatchNorm):
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        if input.is_cuda or not (self.training and dist.is_initialized() and dist.get_world_size() > 1):
+        if input.is_cuda or not (self.training and dist.is_initialized()):  # torch's own refuses a group of one worker on a CPU as well
             return super().forward(input)
         from torch.distributed.nn.functional import all_reduce  # passes gradients between the workers
 

@@ -28,7 +28,7 @@ def read_block(plan: Plan, item: int, rank: int, world: int, skip: int = 0) -> p
         rows, positions = plan.train_rows(epoch, part, rank, world, skip)
     else:
         rows = positions = plan.validation_rows(part, rank, world)
-    reader = open_split(plan.cohort, kind)
+    reader = open_split(plan.cohort, kind, verify=plan.verify)
     arrays = reader.arrays(rows, plan.columns)
     fields = reader.manifest.fields
     columns = {name: encode(fields[name], values) if name in fields else pa.array(values) for name, values in arrays.items()}

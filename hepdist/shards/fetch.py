@@ -92,6 +92,12 @@ def resized(shard: Shard, size: int) -> CohortError:
     return CohortError(f"shard '{shard.path}' has {size} bytes instead of {shard.bytes}; ingest the cohort again")
 
 
+def damaged(shard: Shard) -> CohortError:
+    return CohortError(
+        f"shard '{shard.path}' is damaged (its sha256 is not the manifest's); restore it from a copy or ingest the cohort again"
+    )
+
+
 class Recent:
     """The latest parts, up to a number of bytes in all."""
 

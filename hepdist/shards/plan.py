@@ -36,6 +36,9 @@ class Plan:
     val_volumes: tuple[int, ...] = ()
     """Validation rows of each volume, where bricks are put together before they are scored; empty: each row is scored by itself."""
 
+    verify: bool = True
+    """Hold each shard against its sha256 when a process first reads from it."""
+
     @cached_property
     def order(self) -> Order:
         rows = sum(self.train_group_rows)

@@ -31,9 +31,15 @@ Found = dict[str, tuple[np.ndarray, np.ndarray]]
 
 
 class SplitReader:
-    """The rows of one split of a cohort, numbered in manifest order from 0; the cohort's folder is local or in an object store."""
+    """The rows of one split of a cohort, numbered in manifest order from 0; the cohort's folder is local or in an object store.
 
-    def __init__(self, cohort: str | Path | Place, manifest: Manifest, split: str) -> None:
+    A shard in a folder is held against its sha256 when a process first reads from it, and again when it has changed since. One in an
+    object store is not, since that would fetch it whole: stores keep and check sums of their own.
+    """
+
+    def __init__(self, cohort: str | Path | Place, manifest: Manifest, split: str, *, verify: bool = True) -> None:
+        """verify: 0.7 s of one core a GiB, once a process."""
+        self.verify = verify
         self.place = place_of(cohort)
         self.manifest = manifest
         self.split = split
@@ -68,6 +74,8 @@ class SplitReader:
 
     def _table(self, shard: Shard, columns: list[str]) -> pa.Table:
         try:
+            if self.place.folder is not None:
+                self._state(shard)
             with self.place.reaching(), self.place.open_input(shard.path) as file:
                 return pq.read_table(file, columns=columns)
         except FileNotFoundError:
@@ -94,10 +102,10 @@ class SplitReader:
         tensors = {name: self.manifest.fields[name].nbytes for name in columns if name in self.manifest.fields}
         found: Found = {}
         if self.place.folder is not None:
-            path = self.place.folder / shard.path
-            offsets = {name: _offsets(path, shard, number, name, nbytes) for name, nbytes in tensors.items()}
-            found = {name: (_map(path, shard), places) for name, places in offsets.items() if places is not None}
-            file = _open(path, shard)
+            path, state = self.place.folder / shard.path, self._state(shard)
+            offsets = {name: _offsets(path, shard, state, number, name, nbytes) for name, nbytes in tensors.items()}
+            found = {name: (_map(path, shard, state), places) for name, places in offsets.items() if places is not None}
+            file = _open(path, shard, state)
         else:
             file, part = fetch.row_group(self.place, shard, number, tuple(columns))
             for name, nbytes in tensors.items():
@@ -114,6 +122,16 @@ class SplitReader:
                     f"shard '{shard.path}' row group {number} has {len(places)} rows instead of {rows}; ingest the cohort again"
                 )
         return found
+
+    def _state(self, shard: Shard) -> str:
+        """Which state of the file is read: one that was removed or written anew while training ran is noticed with the next block."""
+        try:
+            state = self.place.stamp(shard.path)
+        except FileNotFoundError:
+            raise fetch.missing(shard) from None
+        if self.verify:
+            _verify(str(self.place), shard, state)
+        return state
 
     def _empty(self, name: str, rows: int) -> np.ndarray:
         tensor = self.manifest.fields.get(name)
@@ -144,26 +162,34 @@ def _copy(data: np.ndarray, offsets: np.ndarray, out: np.ndarray, place: np.ndar
 
 
 @lru_cache(maxsize=1024)
-def _offsets(path: Path, shard: Shard, group: int, name: str, nbytes: int) -> np.ndarray | None:
+def _offsets(path: Path, shard: Shard, state: str, group: int, name: str, nbytes: int) -> np.ndarray | None:
     """`row_offsets`, kept: headers are walked once a process."""
-    return row_offsets(_open(path, shard), _map(path, shard), group, name, nbytes)
+    return row_offsets(_open(path, shard, state), _map(path, shard, state), group, name, nbytes)
 
 
 @lru_cache(maxsize=64)
-def _map(path: Path, shard: Shard) -> np.ndarray:
+def _map(path: Path, shard: Shard, state: str) -> np.ndarray:
     """An open shard's bytes, uint8, mapped."""
-    _open(path, shard)  # checks that the shard is there, whole
+    _open(path, shard, state)  # checks that the shard is there, whole
     return np.memmap(path, np.uint8, mode="r").view(np.ndarray)
 
 
 @lru_cache(maxsize=64)
-def _open(path: Path, shard: Shard) -> pq.ParquetFile:
+def _open(path: Path, shard: Shard, state: str) -> pq.ParquetFile:
     """An open shard; kept open, since a footer is read again for every row group otherwise."""
-    if not path.is_file():
-        raise fetch.missing(shard)
     if path.stat().st_size != shard.bytes:
         raise fetch.resized(shard, path.stat().st_size)
     return pq.ParquetFile(path)  # pyarrow's own mapping takes 5 times as long for a small column beside a large one
+
+
+@lru_cache(maxsize=1 << 16)
+def _verify(cohort: str, shard: Shard, state: str) -> None:
+    """Once a process, file and state of it. Raises CohortError that names the shard."""
+    place = place_of(cohort)
+    if place.size(shard.path) != shard.bytes:
+        raise fetch.resized(shard, place.size(shard.path))
+    if place.sha256(shard.path) != shard.sha256:
+        raise fetch.damaged(shard)
 
 
 @lru_cache(maxsize=8)
@@ -171,14 +197,14 @@ def _load(cohort: str, stamp: str) -> Manifest:
     return Manifest.load(cohort)
 
 
-def open_split(cohort: str, split: str) -> SplitReader:
-    """A reader whose manifest is loaded once a process (and again if the file changes)."""
+def open_split(cohort: str, split: str, *, verify: bool = True) -> SplitReader:
+    """A reader whose manifest is loaded once a process (and again if the file changes); verify: as SplitReader."""
     place = place_of(cohort)
     try:
         stamp = place.stamp(MANIFEST)
     except FileNotFoundError:
         stamp = ""
-    return SplitReader(place, _load(cohort, stamp), split)
+    return SplitReader(place, _load(cohort, stamp), split, verify=verify)
 
 
 INPUTS = {

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from hepdist.recipe import Recipe
     from hepdist.shards.manifest import Manifest
 
-__all__ = ["Task", "build", "forward", "keys", "selected"]
+__all__ = ["Task", "build", "forward", "is_higher_better", "keys", "selected"]
 
 
 class Task(Protocol):
@@ -83,7 +83,12 @@ def selected(recipe: Recipe, usual: str, metrics: Sequence[str]) -> tuple[str, b
     select = recipe.task.select or usual
     if select not in metrics:
         raise RecipeError(f"recipe key 'task.select' is '{select}': choose one of {', '.join(metrics)}")
-    return select, select not in ("loss", "mae")
+    return select, is_higher_better(select)
+
+
+def is_higher_better(metric: str) -> bool:
+    """Of a metric that `score` gives; empty: of the task's usual one."""
+    return metric not in ("loss", "mae")
 
 
 def keys(batch: dict[str, Tensor]) -> dict[str, np.ndarray]:

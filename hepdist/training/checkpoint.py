@@ -32,6 +32,10 @@ class Progress:
     best_cursor: int = -1
     stale: int = 0
     """Validations since the best one."""
+    left_out: int = 0
+    """Steps in a row, up to here, whose loss or gradient was not finite."""
+    lr_scale: float = 1.0
+    """What train.on_nonfinite=back_off has left of the recipe's learning rate."""
     finished: bool = False
 
 
@@ -58,16 +62,20 @@ def save(folder: Path, checkpoint: Checkpoint, texts: dict[str, str]) -> Path:
     final = folder / f"samples-{checkpoint.progress.cursor:012d}"
     part = folder / f".{final.name}.part"
     shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    save_file(checkpoint.weights, part / "model.safetensors")
-    save_file(checkpoint.optimizer, part / "optimizer.safetensors")
-    for name in SOMETIMES:
-        if (tensors := getattr(checkpoint, name)) is not None:
-            save_file(tensors, part / f"{name}.safetensors")
-    (part / "progress.json").write_text(json.dumps(asdict(checkpoint.progress), indent=1))
-    for name, text in texts.items():
-        (part / name).write_text(text, encoding="utf-8")
-    write_sums(part)
+    try:
+        part.mkdir(parents=True)
+        save_file(checkpoint.weights, part / "model.safetensors")
+        save_file(checkpoint.optimizer, part / "optimizer.safetensors")
+        for name in SOMETIMES:
+            if (tensors := getattr(checkpoint, name)) is not None:
+                save_file(tensors, part / f"{name}.safetensors")
+        (part / "progress.json").write_text(json.dumps(asdict(checkpoint.progress), indent=1))
+        for name, text in texts.items():
+            (part / name).write_text(text, encoding="utf-8")
+        write_sums(part)
+    except BaseException:  # a full disk: what was written of it is in the way of the next one
+        shutil.rmtree(part, ignore_errors=True)
+        raise
     if final.exists():  # saved before a restart that came back to the same cursor
         shutil.rmtree(final)
     part.rename(final)
@@ -88,9 +96,13 @@ def write_sums(folder: Path) -> None:
 def verify(folder: Path) -> None:
     """Raise RunError with the file's name where a file of the folder is not what was written."""
     try:
-        sums = json.loads((folder / SUMS).read_text())
+        text = (folder / SUMS).read_text()
+        sums = json.loads(text)
     except (OSError, ValueError):
-        raise RunError(f"'{folder.name}/{SUMS}' is missing or damaged") from None
+        text, sums = "", None
+    # as it was written, to the letter: a list that is damaged can't vouch for files
+    if not isinstance(sums, dict) or text != json.dumps(sums, indent=1) or set(sums) != {p.name for p in folder.iterdir()} - {SUMS}:
+        raise RunError(f"'{folder.name}/{SUMS}' is missing or damaged")
     for name, expected in sums.items():
         path = folder / name
         if not path.is_file() or sha256_of(path) != expected:
@@ -132,7 +144,9 @@ def prune(folder: Path, keep: int, best_cursor: int) -> None:
     best = f"samples-{best_cursor:012d}"
     for path in newest_first(folder)[keep:]:
         if path.name != best:
-            shutil.rmtree(path)
+            dying = folder / f".{path.name}.part"  # a kill half-way leaves no checkpoint that looks whole
+            shutil.rmtree(dying, ignore_errors=True)
+            shutil.rmtree(path.rename(dying))
 
 
 def digest(tensors: dict[str, torch.Tensor]) -> str:

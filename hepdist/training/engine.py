@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from hepdist.recipe import Recipe
+from hepdist.training.optimizer import adamw
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -24,17 +25,17 @@ def build_engine(model: nn.Module, recipe: Recipe, micro_batch: int, device: tor
     """
     deepspeed = import_deepspeed(device)
     optim, train = recipe.optim, recipe.train
-    adamw = torch.optim.AdamW(decay_groups(model, optim.weight_decay), lr=optim.lr, betas=(optim.beta1, optim.beta2), fused=True)
     config = {
         "train_micro_batch_size_per_gpu": micro_batch,
         "gradient_accumulation_steps": 1,  # the loop says where a step ends: its last batch of an epoch may be short
         "gradient_clipping": optim.clip,
-        "zero_optimization": {"stage": train.zero_stage, "overlap_comm": device.type == "cuda"},
+        "zero_optimization": {"stage": train.zero_stage, "overlap_comm": device.type == "cuda"} | _offload(train.offload, device),
         "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,  # torch's fused AdamW runs on CPUs too; DeepSpeed's own is compiled for a minute first
         "torch_autocast": {"enabled": train.precision == "bf16", "dtype": "bfloat16"},
         "steps_per_print": 10**9,
     }
-    engine, *_ = deepspeed.initialize(model=model, optimizer=adamw, config=config, dist_init_required=False)
+    engine, *_ = deepspeed.initialize(model=model, optimizer=adamw(model, optim), config=config, dist_init_required=False)
     return engine
 
 
@@ -54,14 +55,14 @@ def import_deepspeed(device: torch.device) -> Any:
     return deepspeed
 
 
-def decay_groups(model: nn.Module, decay: float) -> list[dict[str, Any]]:
-    """Weight decay on matrices and kernels, none on biases and norm scales, which it would only shrink."""
-    named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for _, p in named if p.ndim > 1], "weight_decay": decay},
-        {"params": [p for _, p in named if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    return [g for g in groups if g["params"]]
+def _offload(what: str, device: torch.device) -> dict[str, Any]:
+    """DeepSpeed's settings for `train.offload`; pinned memory, without which nothing is copied while the GPU computes."""
+    place = {"device": "cpu", "pin_memory": device.type == "cuda"}
+    return {
+        "none": {},
+        "optimizer": {"offload_optimizer": place},
+        "parameters": {"offload_optimizer": place, "offload_param": place},
+    }[what]
 
 
 def zero_stage(engine: Any) -> int:
@@ -95,31 +96,45 @@ def whole_optimizer(engine: Any) -> dict[str, torch.Tensor]:
 def restore(engine: Any, weights: dict[str, torch.Tensor], optimizer: dict[str, torch.Tensor], example: tuple[torch.Tensor, ...]) -> None:
     """Put whole weights and moments into the engine, whatever its ZeRO stage and world size. Collective.
 
-    `example`: inputs of one sample. One step at learning rate 0 on a zero loss makes DeepSpeed allocate the optimiser's
-    state, which its setters then fill.
+    `example`: inputs of one sample. Under ZeRO 1 to 3 one step at learning rate 0 on a zero loss makes DeepSpeed allocate the
+    optimiser's state, which its setters then fill.
     """
-    from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
-
-    _allocate_state(engine, example)
-    stage, module = zero_stage(engine), engine.module
-    for name, parameter in module.named_parameters():
-        if stage:
-            safe_set_full_fp32_param(parameter, weights[name].to(engine.device))
-        for moment in MOMENTS:
-            value = optimizer[f"{moment}.{name}"].to(engine.device)
-            if stage:
-                safe_set_full_optimizer_state(parameter, value, moment)
-            else:
-                engine.optimizer.state[parameter][moment].copy_(value)
+    module = engine.module
+    if zero_stage(engine):
+        _allocate_state(engine, example)
+        _fill_state(engine, weights, optimizer)
+    else:
+        _load_state(engine, optimizer)
     # The module holds weights of its own beside the fp32 masters: forgotten, the first step would train on the old ones.
     with gathered(engine, list(module.parameters()), modify=True), torch.no_grad():
         for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
             tensor.data.copy_(weights[name])
+
+
+def _fill_state(engine: Any, weights: dict[str, torch.Tensor], optimizer: dict[str, torch.Tensor]) -> None:
+    from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
+
+    for name, parameter in engine.module.named_parameters():
+        safe_set_full_fp32_param(parameter, weights[name].to(engine.device))
+        for moment in MOMENTS:
+            safe_set_full_optimizer_state(parameter, optimizer[f"{moment}.{name}"].to(engine.device), moment)
     for state in _inner_optimizer(engine).state.values():
         if "step" in state:
             state["step"] = (
                 torch.full_like(state["step"], float(optimizer["step"])) if torch.is_tensor(state["step"]) else float(optimizer["step"])
             )
+
+
+def _load_state(engine: Any, optimizer: dict[str, torch.Tensor]) -> None:
+    """ZeRO 0, where the optimiser is torch's own and no step need be taken for it to have a state."""
+    names = {id(parameter): name for name, parameter in engine.module.named_parameters()}
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for parameter in (p for group in engine.optimizer.param_groups for p in group["params"]):
+        name = names[id(parameter)]
+        state[len(state)] = {"step": optimizer["step"].clone()}
+        for moment in MOMENTS:  # laid out as the parameter is (channels-last), which a fused kernel takes for granted
+            state[len(state) - 1][moment] = torch.empty_like(parameter).copy_(optimizer[f"{moment}.{name}"])
+    engine.optimizer.load_state_dict({"state": state, "param_groups": engine.optimizer.state_dict()["param_groups"]})
 
 
 @contextlib.contextmanager

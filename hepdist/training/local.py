@@ -23,7 +23,7 @@ from hepdist.shards.read import SplitReader, columns_of
 from hepdist.tasks import build as build_task
 from hepdist.training.batching import weigh
 from hepdist.training.ema import decay_at
-from hepdist.training.engine import decay_groups
+from hepdist.training.optimizer import adamw
 from hepdist.training.saved_model import Signature, build_model
 from hepdist.training.schedule import learning_rate
 
@@ -75,7 +75,7 @@ def fit(recipe: Recipe, manifest: Manifest, rows: Rows, chosen: np.ndarray, devi
     """A model trained on the chosen rows, in evaluation mode. manifest: of `as_train_split`."""
     optim, seed = recipe.optim, recipe.train.seed
     task, model = build_task(recipe, manifest), build_model(recipe, Signature.of(manifest)).to(device).train()
-    optimizer = torch.optim.AdamW(decay_groups(model, optim.weight_decay), lr=optim.lr, betas=(optim.beta1, optim.beta2), fused=True)
+    optimizer = adamw(model, optim)
     parameters = list(model.parameters())
     average = [p.detach().clone() for p in parameters]
     size = min(recipe.train.global_batch, len(chosen))

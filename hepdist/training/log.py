@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import resource
 import time
 from pathlib import Path
@@ -11,12 +10,15 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.utils.tensorboard import SummaryWriter
 
-from hepdist.errors import RunError
 from hepdist.training.metrics_file import METRICS, drop_lines_beyond
+from hepdist.training.saver import Saved
 
 REPORTS_AN_EPOCH = 10
 STARTUP = "startup.json"
+PLACES = ("step", "samples", "wall_s", "checkpoint")
+"""Of a line: where it stands, which is nothing to plot."""
 
 
 class Log:
@@ -33,14 +35,13 @@ class Log:
         self.every = max(1, batches // REPORTS_AN_EPOCH)
         self.began = self.last = time.perf_counter()
         self.last_samples, self.last_wait, self.before_s = samples, 0.0, 0.0
-        self.sums = torch.zeros(2, dtype=torch.float64, device=device)
-        self.steps = 0
+        self.sums = torch.zeros(3, dtype=torch.float64, device=device)
+        """Of losses, of the critic's losses, and of the steps that they are from."""
         self.criticised = False
         self.begun: tuple[dict[str, Any], torch.Tensor, Any] | None = None
         self.path = folder / METRICS
+        self.board: SummaryWriter | None = None
         if rank == 0:
-            from torch.utils.tensorboard import SummaryWriter
-
             self.before_s = drop_lines_beyond(self.path, samples)
             self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=samples)
 
@@ -49,29 +50,29 @@ class Log:
         step: int,
         cursor: int,
         loss: torch.Tensor,
+        left_out: torch.Tensor,
         lr: float,
         waited_s: float,
         *,
         report: bool,
         critic_loss: torch.Tensor | None = None,
     ) -> None:
-        """loss: this rank's share of the global batch's mean loss; shares add up over ranks. Raises RunError on NaN.
+        """loss: this rank's share of the global batch's mean loss; shares add up over ranks.
 
+        left_out: 1.0 where the step never reached the weights, and its loss is no part of the mean.
         critic_loss: the same of the adversary's critic, where there is one.
-        report: now, whatever the interval; before a checkpoint, so that a resumed run averages over the same steps.
+        report: now, whatever the interval; at the end of an epoch, and before a checkpoint, so that a resumed run averages over the
+        same steps.
         """
         if self.phases:
             self._started(waited_s)
         self._finish()
-        self.sums[0] += loss
-        self.steps += 1
         self.criticised = critic_loss is not None
-        if critic_loss is not None:
-            self.sums[1] += critic_loss
-        at_end = report or cursor % self.rows == 0
-        if at_end or step % self.every == 0:
+        step_sums = torch.stack((loss, torch.zeros_like(loss) if critic_loss is None else critic_loss, torch.ones_like(loss)))
+        self.sums += torch.where(left_out > 0, 0.0, step_sums)
+        if report or step % self.every == 0:
             self._begin(step, cursor, lr, waited_s)
-        if at_end:
+        if report:
             self._finish()
 
     def _started(self, waited_s: float) -> None:
@@ -85,10 +86,9 @@ class Log:
 
     def _begin(self, step: int, cursor: int, lr: float, waited_s: float) -> None:
         """A report is written at the next step, when its sums are there: no worker waits for another one's step to end."""
-        means = self.sums / self.steps
+        means = self.sums / self.sums[2].clamp(min=1.0)
         added = dist.all_reduce(means, async_op=True)
         self.sums.zero_()
-        self.steps = 0
         now = time.perf_counter()
         seconds = max(1e-9, now - self.last)
         facts = {
@@ -101,22 +101,28 @@ class Log:
         self.begun = facts, means, added
 
     def _finish(self) -> None:
-        """Write what `_begin` has begun, if anything. Raises RunError on NaN."""
+        """Write what `_begin` has begun, if anything."""
         if self.begun is None:
             return
         (facts, means, added), self.begun = self.begun, None
         added.wait()
         cursor = facts["samples"]
-        loss, critic_loss = means.tolist()
-        facts["loss"] = loss
-        if self.criticised:
-            facts["critic_loss"] = critic_loss
+        loss, critic_loss, counted = means.tolist()
+        if counted:
+            facts["loss"] = loss
+            if self.criticised:
+                facts["critic_loss"] = critic_loss
         self._write(facts, cursor)
-        if not math.isfinite(loss):
-            first = cursor - min(cursor, self.rows)
-            raise RunError(
-                f"the loss became {loss} between samples {first} and {cursor}; lower optim.lr, set optim.clip, or look for extreme inputs with hepdist inspect"
-            )
+
+    def warn(self, step: int, cursor: int, text: str) -> None:
+        """Tell the user, who follows this file, at the next look."""
+        self._write({"step": step, "epoch": round(cursor / self.rows, 4), "samples": cursor, "warning": text}, cursor)
+
+    def saved(self, news: list[Saved], cursor: int) -> None:
+        """What became of checkpoints since the last call; the line is that of the step at `cursor`, when it was heard."""
+        for saved in news:
+            facts = {"step": saved.save.step, "epoch": round(cursor / self.rows, 4), "samples": cursor}
+            self._write({**facts, **saved.facts()}, cursor)
 
     def validation(self, step: int, cursor: int, scores: dict[str, float], waited_s: float) -> None:
         """waited_s: as in `step`; what validation waited for is no share of training's time."""
@@ -129,14 +135,20 @@ class Log:
     def _write(self, facts: dict[str, Any], cursor: int) -> None:
         if self.rank != 0:
             return
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(facts) + "\n")
-        for name, value in facts.items():
-            if name not in ("step", "samples", "wall_s") and isinstance(value, int | float):
-                self.board.add_scalar(f"{'validation' if name.startswith('val_') else 'train'}/{name.removeprefix('val_')}", value, cursor)
+        try:
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.write(json.dumps(facts) + "\n")
+            self.board = self.board or SummaryWriter(str(self.folder / "tensorboard"))
+            for name, value in facts.items():
+                if name not in PLACES and isinstance(value, int | float):
+                    self.board.add_scalar(
+                        f"{'validation' if name.startswith('val_') else 'train'}/{name.removeprefix('val_')}", value, cursor
+                    )
+        except OSError:  # a full disk costs lines of the log, not the run; the next checkpoint says that the disk is full
+            self.board = None
 
     def close(self) -> None:
-        if self.rank == 0:
+        if self.board:
             self.board.close()
 
 

@@ -18,8 +18,10 @@ from hepdist.tasks import Task
 from hepdist.training.adversary import Adversary
 from hepdist.training.batching import micro_batches, weigh
 from hepdist.training.checkpoint import Progress
+from hepdist.training.consumption import Consumption
 from hepdist.training.ema import EMA
 from hepdist.training.engine import set_learning_rate
+from hepdist.training.guard import Guard
 from hepdist.training.log import Log
 from hepdist.training.schedule import learning_rate
 
@@ -36,44 +38,67 @@ class Parts:
     stream: Stream
     ema: EMA | None
     log: Log
+    guard: Guard
+    alive: Callable[[], None]
+    """Tell the watchdog."""
     validate: Callable[[], dict[str, float]]
-    save: Callable[[Progress, bool], None]
-    """Write a checkpoint; True: it is the best so far."""
+    save: Callable[[Progress, int, bool], None]
+    """Hand over a checkpoint after so many steps; True: it is the best so far."""
     scale: Scale | None = None
     """Black and white, where the task is to undo degradations."""
     adversary: Adversary | None = None
     every_row_counts: bool = False
     """A global batch weighs as many as it has rows, and no worker needs to ask the others."""
+    consumed: Consumption | None = None
+    """Where the rows of each batch are recorded, if the recipe wants it."""
+    leave: Callable[[int], bool] = lambda step: False
+    """Whether to save and leave after this step, alike on all workers (training/leave.py)."""
+    judged: Callable[[Progress, dict[str, float]], bool] = lambda progress, scores: False
+    """Told after each validation; whether the run is to end with it, alike on all workers (a search stops what is not worth going on)."""
 
 
 def train(parts: Parts, progress: Progress) -> None:
-    """Train from `progress.cursor` to the end of the plan, or until validation stops improving."""
+    """Train from `progress.cursor` to the end of the plan, until validation stops improving, or until `leave` says so."""
     recipe, plan, engine, task, stream = parts.recipe, parts.plan, parts.engine, parts.task, parts.stream
-    while progress.cursor < plan.samples and not progress.finished:
+    leaving = False
+    while progress.cursor < plan.samples and not progress.finished and not leaving:
         epoch = progress.cursor // plan.order.rows
         for batch in stream.epoch():  # the only place that waits for data
             step = plan.step_at(progress.cursor)
-            lr = learning_rate(recipe.optim, step, plan.steps)
+            lr = learning_rate(recipe.optim, step, plan.steps) * progress.lr_scale
             set_learning_rate(engine, lr)
             batch = augment(normalise(weigh(batch), recipe.data.normalise, parts.statistics), recipe.augment, recipe.train.seed, epoch)
             if parts.scale:
                 batch = degrade(batch, recipe.degrade, parts.scale, recipe.train.seed, epoch)
+            if parts.consumed:
+                parts.consumed.write(step + 1, stream.cursor, batch["row"])
             loss, critic_loss = optimise(parts, batch, global_rows=stream.cursor - progress.cursor, step=step)
+            left_out = parts.guard.stepped(step)
             if parts.ema:
                 parts.ema.update(step)
             progress.cursor = stream.cursor  # samples, never steps: a short last batch counts what it holds
-            every = recipe.train.checkpoint_every
-            save = bool(every) and (step + 1) % every == 0 and progress.cursor % plan.order.rows != 0
-            parts.log.step(step + 1, progress.cursor, loss, lr, stream.waited_s, report=save, critic_loss=critic_loss)
+            every, mid_epoch = recipe.train.checkpoint_every, progress.cursor % plan.order.rows != 0
+            leaving = parts.leave(step)
+            save = mid_epoch and (leaving or (bool(every) and (step + 1) % every == 0))
+            at_end = save or not mid_epoch
+            for warning in parts.guard.settle(progress, all_steps=at_end):
+                parts.log.warn(step + 1, progress.cursor, warning)
+            parts.log.step(step + 1, progress.cursor, loss, left_out, lr, stream.waited_s, report=at_end, critic_loss=critic_loss)
+            parts.alive()
             if save:
-                parts.save(progress, False)
+                parts.save(progress, step + 1, False)
+            if save and leaving:
+                return
+        scores = {}
         if plan.validates(epoch):
             scores = parts.validate()
             parts.log.validation(plan.step_at(progress.cursor), progress.cursor, scores, stream.waited_s)
             note(progress, scores[task.select], task.higher_is_better, recipe.train.patience)
         progress.finished |= progress.cursor >= plan.samples
-        if plan.validates(epoch) or progress.finished:
-            parts.save(progress, progress.stale == 0)
+        if plan.validates(epoch) or progress.finished or leaving:
+            parts.save(progress, plan.step_at(progress.cursor), plan.validates(epoch) and progress.stale == 0)
+        if scores:
+            leaving |= parts.judged(progress, scores)
 
 
 def optimise(parts: Parts, batch: dict[str, torch.Tensor], global_rows: int, step: int) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -97,6 +122,7 @@ def optimise(parts: Parts, batch: dict[str, torch.Tensor], global_rows: int, ste
         losses = adversary.loss(engine, micro, step) if adversary else parts.task.loss(engine, micro)
         if added:
             added.wait()
+        parts.guard.watch(micro["row"], losses)
         portions = micro["weight"] / total.clamp(min=1.0)
         loss = (losses * portions).sum()
         engine.backward(loss * world, scale_wrt_gas=False)

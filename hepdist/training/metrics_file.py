@@ -22,4 +22,4 @@ def drop_lines_beyond(path: Path, samples: int) -> float:
     part = path.with_name(f".{path.name}.part")
     part.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
     part.rename(path)
-    return float(kept[-1].get("wall_s", 0.0)) if kept else 0.0
+    return max((float(line.get("wall_s", 0.0)) for line in kept), default=0.0)

@@ -89,14 +89,20 @@ def same_experiment(recipe: Recipe, manifest: Manifest, folder: Path) -> None:
 def fits_cluster(recipe: Recipe, cluster: Cluster) -> str:
     """'cuda' or 'cpu' for the workers; raise RecipeError where the cluster can never hold them."""
     train, cpus, gpus = recipe.train, cluster.cpus, cluster.gpus
-    if train.device == "cuda" and gpus < train.workers:
+    if train.device == "cuda" and gpus < train.fewest:
         raise RecipeError(
-            f"recipe key 'train.workers' is {train.workers}, but the cluster has {gpus:g} GPUs; use train.workers={max(1, int(gpus))} or train.device=cpu"
+            f"recipe key 'train.workers' is {train.fewest}, but the cluster has {gpus:g} GPUs; use train.workers={max(1, int(gpus))} or train.device=cpu"
         )
-    needed = train.workers * train.cpus_per_worker
+    needed = train.fewest * train.cpus_per_worker
     if needed > cpus:
         fitting = max(1, int(cpus / train.cpus_per_worker))
         raise RecipeError(
-            f"recipe key 'train.workers' is {train.workers}, but the cluster has {cpus:g} CPUs and each worker takes {train.cpus_per_worker:g}; use train.workers={fitting} or a larger cluster"
+            f"recipe key 'train.workers' is {train.fewest}, but the cluster has {cpus:g} CPUs and each worker takes {train.cpus_per_worker:g}; use train.workers={fitting} or a larger cluster"
         )
-    return "cuda" if train.device == "cuda" or (train.device == "auto" and gpus >= train.workers) else "cpu"
+    device = "cuda" if train.device == "cuda" or (train.device == "auto" and gpus >= train.fewest) else "cpu"
+    if train.offload != "none" and device == "cpu":
+        raise RecipeError(
+            f"recipe key 'train.offload' is '{train.offload}', which moves tensors from GPUs to the machine's memory, but the workers have no GPU;"
+            " set train.offload=none"
+        )
+    return device

@@ -19,8 +19,10 @@ def follow(folder: Path, recipe: Recipe, samples: int) -> Iterator[None]:
     """Show a bar over `samples` and a line for every validation, until the block ends."""
     stop = threading.Event()
     thread = threading.Thread(target=_watch, args=(folder, recipe, samples, stop), daemon=True)
+    fewest, most = recipe.train.fewest, recipe.train.most
+    workers = f"{most}" if fewest == most else f"{fewest} to {most}"
     plain(
-        f"training {recipe.name}: {recipe.model.family}, {recipe.train.epochs} epochs, {recipe.train.workers} workers, ZeRO {recipe.train.zero_stage}, {recipe.train.precision}"
+        f"training {recipe.name}: {recipe.model.family}, {recipe.train.epochs} epochs, {workers} workers, ZeRO {recipe.train.zero_stage}, {recipe.train.precision}"
     )
     thread.start()
     try:
@@ -39,6 +41,9 @@ def _watch(folder: Path, recipe: Recipe, samples: int, stop: threading.Event) ->
             shown = min(shown, len(lines))
             for line in lines[shown:]:
                 report(line["samples"], samples)
+                if warning := line.get("warning"):
+                    told = f"the checkpoint at sample {line['checkpoint']} was not written: {warning}" if "checkpoint" in line else warning
+                    (err.print if err.is_terminal else plain)(f"warning: {told}")
                 scores = {k: v for k, v in line.items() if k.startswith("val_")}
                 if scores:
                     text = "  ".join(f"{k} {v:.4f}" for k, v in scores.items() if isinstance(v, int | float))

@@ -1,0 +1,10 @@
+"""`hepdist tune` as a job on a running cluster: ray job submit --working-dir . -- python ray_jobs/tune.py RECIPE [key=value ...]."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the submitted code, before any installed copy
+
+from hepdist.cli import main
+
+sys.exit(main(["tune", *sys.argv[1:]]))

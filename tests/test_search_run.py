@@ -1,0 +1,196 @@
+"""Searches end to end under Ray Tune: what runs, what is stopped, what fails, what is told again, and that nothing is left behind."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import ray
+import yaml
+
+from chaos import evidence
+from cohorts import tiny_classification_cohort
+from hepdist.errors import RecipeError, RunError
+from hepdist.recipe import Recipe, load_recipe
+from hepdist.search.launch import tune
+from hepdist.search.record import CONFIRMED, read_trials
+from hepdist.shards.manifest import sha256_of
+from hepdist.spec import parse
+from hepdist.training.checkpoint import newest_first
+from hepdist.training.launch import train
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("cohorts") / "images"
+    tiny_classification_cohort(folder, {"train": 40, "val": 21, "test": 21})
+    return folder
+
+
+def recipe(cohort: Path, root: Path, name: str, search: dict, **train) -> Recipe:
+    values = {
+        "name": name, "runs": str(root / "runs"),
+        "data": {"cohort": str(cohort)},
+        "task": {"kind": "classification"},
+        "model": {"family": "cnn", "depth": 2, "width": 8, "dense": 16},
+        "augment": {"noise": 0.1},
+        "optim": {"lr": 3e-3},
+        "train": {"epochs": 4, "global_batch": 8, "workers": 1, **train},
+        "evaluation": {"batch": 8, "bootstrap": 50},
+        "search": {
+            "folder": str(root / "searches"), "families": ["cnn", "resnet"], "searcher": "random", "scheduler": "none", "trials": 4, "confirm": 0, "concurrent": 2,
+            "space": {"resnet.depth": 10, "resnet.width": 8, "cnn.width": [4, 8], "cnn.depth": 2},
+            **search,
+        },
+    }  # fmt: skip
+    return parse(Recipe, values)
+
+
+def left() -> list[str]:
+    """Actors of searches and placement groups that still live."""
+    actors, groups = evidence.left_in_ray()
+    return [name for name in actors if "TrialRun" in name or "Train" in name] + groups
+
+
+def test_ray_data_may_read_for_a_trial(cohort, tmp_path):
+    base = recipe(cohort, tmp_path, "streamed", {"trials": 1}, epochs=1)
+    folder = tune(base.model_copy(update={"data": base.data.model_copy(update={"reader": "ray"})}))
+    assert [trial.end.kind for trial in read_trials(folder)] == ["finished"]
+
+
+@pytest.fixture(scope="module")
+def searched(cohort, tmp_path_factory) -> Path:
+    return tune(recipe(cohort, tmp_path_factory.mktemp("search"), "plain", {"trials": 3, "confirm": 1, "seeds": 2, "ensemble": True}))
+
+
+def test_every_trial_trains_to_its_end_and_says_so(searched):
+    trials = read_trials(searched)
+    assert [trial.id for trial in trials] == ["0000", "0001", "0002"]
+    assert {trial.end.kind for trial in trials} == {"finished"}
+    assert all([event.facts["epoch"] for event in trial.results] == [1, 2, 3, 4] for trial in trials)
+    assert all(trial.device_s > 0 for trial in trials)
+
+
+def test_a_trial_is_the_run_that_its_recipe_gives_alone(searched, tmp_path):
+    trial = read_trials(searched)[0]
+    again = load_recipe(searched / "trials" / trial.id / "recipe.yaml", ["name=alone", f"runs={tmp_path}"])
+    run = train(again)
+    mine, theirs = (newest_first(folder / "checkpoints")[0] for folder in (searched / "trials" / trial.id, run))
+    assert sha256_of(mine / "model.safetensors") == sha256_of(theirs / "model.safetensors")
+
+
+def test_no_trial_looks_at_the_test_split_and_the_winner_once(searched):
+    assert not list((searched / "trials").glob("*/predictions.parquet"))
+    outcome = json.loads((searched / "search.json").read_text())
+    scored = list((searched / CONFIRMED / "trials").glob("*/result.json"))
+    assert [path.parent.name for path in scored] == [Path(outcome["winner"]["run"]).name]
+    assert outcome["test"]["n"] == 21
+    assert {(line["trial"], line["seed"]) for line in outcome["confirmed"]} == {
+        (outcome["winner"]["trial"], 0),
+        (outcome["winner"]["trial"], 1),
+    }
+    assert outcome["ensemble"]["test"]["auroc"] == outcome["test"]["auroc"]  # of one member
+    assert len(outcome["ensemble"]["members"]) == 1
+
+
+def test_the_winner_can_be_trained_as_a_recipe(searched):
+    best = load_recipe(searched / "best.yaml")
+    outcome = json.loads((searched / "search.json").read_text())
+    assert best.model.family == outcome["winner"]["config"]["model.family"]
+    assert best.optim.lr == outcome["winner"]["config"]["optim.lr"]
+    assert best.evaluation.splits == ("val", "test")
+
+
+def test_a_second_call_trains_nothing_and_changes_nothing(searched):
+    base = load_recipe(searched / "recipe.yaml")
+    events, files = (searched / "events.jsonl").read_bytes(), sorted(searched.rglob("samples-*/model.safetensors"))
+    times = [path.stat().st_mtime_ns for path in files]
+    assert tune(base) == searched
+    assert (searched / "events.jsonl").read_bytes() == events
+    assert [path.stat().st_mtime_ns for path in files] == times
+
+
+def test_another_search_under_the_same_name_is_refused(searched):
+    base = load_recipe(searched / "recipe.yaml", ["optim.lr=0.1"])
+    with pytest.raises(RunError, match="search 'plain' was started with another 'optim'; use another name=, or --fresh to start over"):
+        tune(base)
+
+
+def test_workers_of_one_trial_after_another_are_the_same_processes_and_nothing_is_left(cohort, tmp_path):
+    folder = tune(
+        recipe(cohort, tmp_path, "two", {"trials": 3, "concurrent": 1, "scheduler": "asha", "grace": 1, "reduction": 2}, workers=2)
+    )
+    trials = read_trials(folder)
+    assert [trial.end.kind for trial in trials].count("failed") == 0
+    assert trials[0].end.kind == "finished"
+    overheads = [trial.results[0].facts["overhead_s"] for trial in trials]
+    assert max(overheads[1:]) < overheads[0]  # no process was started for them
+    assert not evidence.settled(left)
+
+
+def test_trials_that_fail_are_told_with_their_reason_and_the_search_goes_on(cohort, tmp_path):
+    space = {"cnn.width": [4, 4_000_000], "cnn.depth": [2, 5], "cnn.norm": ["group", "instance"], "cnn.dense": 16, "optim.lr": [1e-3, 1e30]}
+    space |= {"cnn.activation": "relu", "cnn.dropout": 0.0}
+    search = {"families": ["cnn"], "space": space, "searcher": "grid", "vary": ["model", "lr"], "trials": 16}
+    folder = tune(recipe(cohort, tmp_path, "failing", search, epochs=1))
+    found = {
+        tuple(trial.config[k] for k in ("model.width", "model.depth", "model.norm", "optim.lr")): trial.end for trial in read_trials(folder)
+    }
+    assert len(found) == 16
+    assert found[4, 2, "group", 1e-3].kind == "finished"
+    raised, short, diverged = (found[key].facts for key in ((4, 5, "instance", 1e-3), (4_000_000, 2, "group", 1e-3), (4, 2, "group", 1e30)))
+    assert (raised["cause"], short["cause"], diverged["cause"]) == ("error", "memory", "nonfinite")
+    assert "Expected more than 1 spatial element when training" in raised["error"] and "hepdist/models" in raised["story"]
+    assert "can't allocate memory" in short["error"]
+    assert "is not finite" in diverged["error"]
+    assert not [trial for trial in read_trials(folder) if sum(event.kind == "started" for event in trial.events) > 1], "one was tried again"
+
+
+def test_a_search_whose_trials_all_fail_ends_with_the_commonest_error(cohort, tmp_path):
+    broken = {"families": ["cnn"], "space": {"cnn.width": 8, "cnn.depth": 2, "optim.lr": 1e30}, "vary": ["model"], "trials": 2}
+    with pytest.raises(
+        RunError, match=r"every trial failed, 1 of 1 with: .* is not finite|every trial failed, 2 of 2 with: .* is not finite"
+    ):
+        tune(recipe(cohort, tmp_path, "hopeless", broken))
+
+
+def test_losers_of_a_population_go_on_from_a_donors_weights_with_another_learning_rate(cohort, tmp_path):
+    search = {
+        "families": ["cnn"],
+        "scheduler": "pbt",
+        "perturb_every": 1,
+        "trials": 4,
+        "space": {"cnn.width": 8, "cnn.depth": 2, "optim.lr": {"low": 1e-9, "high": 3e-3, "log": True}},
+    }
+    folder = tune(
+        recipe(cohort, tmp_path, "population", search, epochs=6, cpus_per_worker=4)
+    )  # room for two at a time: the others wait their turn
+    trials = {trial.id: trial for trial in read_trials(folder)}
+    exploited = [(trial, place) for trial in trials.values() for place, event in enumerate(trial.events) if event.kind == "exploited"]
+    assert exploited
+    assert {trial.end.kind for trial in trials.values()} == {"finished"}
+    for trial, place in exploited:
+        told = trial.events[place].facts
+        donor = next(e.facts["weights"] for e in trials[told["donor"]].events if e.kind == "result" and e.facts["epoch"] == told["epoch"])
+        onward = next((event for event in trial.events[place:] if event.kind == "result"), None)
+        if onward is None:  # at its end already
+            continue
+        assert onward.facts["taken_over"] == donor
+        assert onward.facts["epoch"] == told["epoch"] + 1
+        assert told["config"]["optim.lr"] != trials[told["donor"]].config["optim.lr"]
+
+
+def test_elastic_workers_and_a_group_that_never_fits_are_refused(cohort, tmp_path):
+    with pytest.raises(RecipeError, match=r"recipe key 'train.workers' is \[1, 2\], but the trials of a search have a fixed size"):
+        tune(recipe(cohort, tmp_path, "elastic", {}, workers=[1, 2]))
+    with pytest.raises(RecipeError, match=r"recipe key 'train.workers' is 9, but the cluster has 8 CPUs"):
+        tune(recipe(cohort, tmp_path, "wide", {}, workers=9, global_batch=18))
+
+
+def test_ray_is_left_as_it_was(searched):
+    assert not evidence.settled(left)
+    assert ray.available_resources()["CPU"] == ray.cluster_resources()["CPU"]
+    assert yaml.safe_load((searched / "recipe.yaml").read_text())["evaluation"]["splits"] == []
