@@ -30,7 +30,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def pneumonia(cohort: Path, *overrides: str) -> Recipe:
     small = ["model.depth=10", "model.width=8", "train.global_batch=8", f"data.cohort={cohort}"]
-    return load_recipe("pneumonia-resnet", [*small, *overrides])
+    return load_recipe("pneumonia-resnet", ["search={}", *small, *overrides])
 
 
 def shown(recipe: Recipe, cluster: Cluster) -> str:
@@ -129,7 +129,7 @@ def test_where_the_upper_ends_are_impossible_together_a_possible_configuration_i
     ],
 )
 def test_the_share_of_epochs_is_that_of_the_schedulers_rungs(overrides, share):
-    assert share_of_epochs(load_recipe("pneumonia-resnet", ["train.epochs=27", *overrides]))[0] == pytest.approx(share)
+    assert share_of_epochs(load_recipe("pneumonia-resnet", ["search={}", "train.epochs=27", *overrides]))[0] == pytest.approx(share)
 
 
 def test_a_dry_run_says_what_is_varied_what_it_costs_and_what_runs_at_a_time(images):
@@ -186,7 +186,7 @@ def test_every_family_for_masks_is_measured_with_its_real_loss(tmp_path):
         "unet.width": [4],
         "unet.depth": [2, 3],
     }
-    recipe = load_recipe("hippocampus-unet", [f"data.cohort={tmp_path / 'c'}", "augment.crop=[16, 32, 32]", "model.depth=2"])
+    recipe = load_recipe("hippocampus-unet", ["search={}", f"data.cohort={tmp_path / 'c'}", "augment.crop=[16, 32, 32]", "model.depth=2"])
     recipe = recipe.model_copy(update={"search": recipe.search.model_copy(update={"space": space})})
     found = list(estimates(recipe, manifest, Space.of(recipe, manifest)))
     assert [(e.family, e.what) for e in found] == [("unet", "usual"), ("unet", "largest"), ("vnet", "usual"), ("vnet", "largest")]

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
 import ray
 import yaml
+from searches import write_search
 
 from chaos import evidence
 from cohorts import tiny_classification_cohort
 from hepdist.errors import RecipeError, RunError
 from hepdist.recipe import Recipe, load_recipe
 from hepdist.search.launch import tune
-from hepdist.search.record import CONFIRMED, read_trials
+from hepdist.search.page import Page
+from hepdist.search.record import CONFIRMED, Event, note, read_trials
 from hepdist.shards.manifest import sha256_of
 from hepdist.spec import parse
 from hepdist.training.checkpoint import newest_first
@@ -188,6 +191,34 @@ def test_elastic_workers_and_a_group_that_never_fits_are_refused(cohort, tmp_pat
         tune(recipe(cohort, tmp_path, "elastic", {}, workers=[1, 2]))
     with pytest.raises(RecipeError, match=r"recipe key 'train.workers' is 9, but the cluster has 8 CPUs"):
         tune(recipe(cohort, tmp_path, "wide", {}, workers=9, global_batch=18))
+    assert not list((tmp_path / "searches").glob("*")), "what was refused left something behind"
+
+
+def test_a_search_without_budget_left_stops_and_goes_on_with_more(cohort, tmp_path):
+    search = {"families": ["cnn"], "trials": 3, "concurrent": 1, "device_hours": 1e-6}
+    folder = tune(recipe(cohort, tmp_path, "poor", search))
+    assert [trial.end.kind for trial in read_trials(folder)] == ["stopped"]
+    assert read_trials(folder)[0].end.facts["reason"] == "the search ended, since its 1e-06 device-hours are spent"
+    assert "The search is not over" not in (folder / "search.html").read_text()
+    tune(recipe(cohort, tmp_path, "poor", {**search, "device_hours": 0.0}))
+    trials = read_trials(folder)
+    assert [trial.end.kind for trial in trials] == ["finished"] * 3
+    assert all([event.facts["epoch"] for event in trial.results] == [1, 2, 3, 4] for trial in trials)
+    assert not evidence.settled(left)
+
+
+def test_a_page_shows_a_search_that_still_runs(cohort, tmp_path):
+    folder = tmp_path / "going"
+    write_search(folder, finished=False)
+    with Page(folder, every_s=0.05):
+        until = time.monotonic() + 60
+        while not (folder / "search.html").exists() and time.monotonic() < until:
+            time.sleep(0.05)
+        before = (folder / "search.html").read_text()
+        note(folder, Event("0019", "started", 0.0, 0.0, 1.0, {"attempt": 1}))
+        note(folder, Event("0019", "failed", 0.0, 0.0, 2.0, {"cause": "error", "error": "a word that is new", "story": ""}))
+    assert "The search is not over" in before and "a word that is new" not in before
+    assert "a word that is new" in (folder / "search.html").read_text()
 
 
 def test_ray_is_left_as_it_was(searched):

@@ -25,7 +25,7 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
 
 
 def recipe_of(*overrides: str, space: dict[str, Any] | None = None) -> Recipe:
-    recipe = load_recipe("pneumonia-resnet", ["task.select=auroc", "search.families=[resnet, cnn]", *overrides])
+    recipe = load_recipe("pneumonia-resnet", ["search={}", "task.select=auroc", "search.families=[resnet, cnn]", *overrides])
     return recipe.model_copy(update={"search": recipe.search.model_copy(update={"space": space or {}})})
 
 

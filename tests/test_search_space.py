@@ -33,7 +33,7 @@ def manifests(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Manifest]:
 
 
 def pneumonia(*overrides: str) -> Recipe:
-    return load_recipe("pneumonia-resnet", list(overrides))
+    return load_recipe("pneumonia-resnet", ["search={}", *overrides])
 
 
 def with_space(recipe: Recipe, space: dict[str, Any]) -> Recipe:
@@ -108,7 +108,7 @@ def test_the_recipes_own_values_are_always_among_the_choices(manifests):
 
 
 def test_another_family_starts_from_its_defaults_and_the_own_one_keeps_its_fields():
-    recipe = load_recipe("hippocampus-unet")
+    recipe = load_recipe("hippocampus-unet", ["search={}"])
     own = apply(recipe, {"model.family": "unet", "model.depth": 5})
     assert own.model.stride == 2 and own.model.norm == "group" and own.model.depth == 5
     other = apply(recipe, {"model.family": "vnet", "model.kernel": 3})

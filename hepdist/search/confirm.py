@@ -12,9 +12,9 @@ from typing import Any
 
 from hepdist.evaluation.evaluate import evaluate
 from hepdist.recipe import Recipe
-from hepdist.search.launch import ordered, run_trials
 from hepdist.search.proposer import current
 from hepdist.search.record import CONFIRMED, TRIALS, Trial, read_trials, suggest
+from hepdist.search.run import ordered, run_trials
 from hepdist.shards.manifest import Manifest
 from hepdist.tasks import build as build_task
 from hepdist.training.run_folder import write_whole

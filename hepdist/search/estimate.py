@@ -149,7 +149,8 @@ def dry_run(recipe: Recipe, manifest: Manifest, cluster: Cluster) -> Iterator[Re
     """
     from rich.text import Text
 
-    from hepdist.search.launch import fits_search, room
+    from hepdist.search.launch import fits_search
+    from hepdist.search.run import room
 
     space, search, train = Space.of(recipe, manifest), recipe.search, recipe.train
     device = fits_search(recipe, cluster)

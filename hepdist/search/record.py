@@ -68,8 +68,9 @@ class Trial:
 
     @property
     def end(self) -> Event | None:
-        """What ended it, if anything has."""
-        return next((event for event in reversed(self.events) if event.kind in FINAL), None)
+        """What ended it, if anything has; one that a search's budget had stopped goes on where it is started again."""
+        last = next((event for event in reversed(self.events) if event.kind in ("started", *FINAL)), None)
+        return last if last is not None and last.kind != "started" else None
 
     @property
     def device_s(self) -> float:

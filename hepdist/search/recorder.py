@@ -15,6 +15,8 @@ from hepdist.search.proposer import Proposer
 from hepdist.search.record import Event, Kind, Trial, note
 
 LOOK_S = 1.0
+ENDED = "the search ended"
+"""How the reason of a trial begins that a limit of the whole search stopped: it goes on where the same search is given more."""
 
 
 class Recorder(tune.Callback):
@@ -71,7 +73,7 @@ class Recorder(tune.Callback):
             self._note(ours, "finished", result, {})
         else:
             limit = self.proposer.spent()
-            reason = self.reasons(trial.trial_id) or (f"the search ended, since {limit}" if limit else "the scheduler ended it")
+            reason = self.reasons(trial.trial_id) or (f"{ENDED}, since {limit}" if limit else "the scheduler ended it")
             self._note(ours, "stopped", result, {"reason": reason})
 
     def on_trial_recover(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
@@ -87,6 +89,13 @@ class Recorder(tune.Callback):
         if ours.end is None:
             cause = "memory" if MEMORY.search(error) else "lost"
             self._note(ours, "failed", {}, {"cause": cause, "error": _last(error), "story": error})
+
+    def over(self) -> None:
+        """Tune has returned: what it ended without a word, a limit of the search ended."""
+        if limit := self.proposer.spent():
+            for trial in self.proposer.all:
+                if trial.end is None:
+                    self._note(trial, "stopped", {}, {"reason": f"{ENDED}, since {limit}"})
 
     def exploited(self, loser: str, donor: str, values: dict[str, Any], epoch: int) -> None:
         """See schedulers.Told. The scheduler decides on a result before it is heard here, and is noted after it."""
