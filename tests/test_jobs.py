@@ -17,6 +17,7 @@ import pytest
 import yaml
 
 from cohorts import tiny_classification_cohort
+from hepdist.search.record import read_trials
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[1]
@@ -62,9 +63,9 @@ def _free_port() -> int:
         return int(server.getsockname()[1])
 
 
-def submit(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+def submit(environment: dict[str, str], *arguments: str, verb: str = "train") -> subprocess.CompletedProcess[str]:
     """Submit and wait; a head node that was just started has no agent to run jobs yet."""
-    command = [RAY, "job", "submit", "--working-dir", ".", "--", sys.executable, "ray_jobs/train.py", *arguments]
+    command = [RAY, "job", "submit", "--working-dir", ".", "--", sys.executable, f"ray_jobs/{verb}.py", *arguments]
     deadline = time.monotonic() + 90
     while True:
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
@@ -91,3 +92,29 @@ def test_a_job_that_would_lose_its_run_fails_with_the_sentence_that_says_so(envi
     job = submit(environment, "demo")
     assert job.returncode != 0
     assert "'runs' is the relative path 'runs', but a job's working directory is a temporary copy" in job.stdout + job.stderr
+
+
+def test_a_search_as_a_job_has_the_trials_of_the_local_one(environment: dict[str, str], tmp_path: Path) -> None:
+    tiny_classification_cohort(tmp_path / "cohort", {"train": 40, "val": 21, "test": 21})
+    search = {"families": ["cnn"], "vary": ["model", "lr"], "space": {"cnn.width": [4, 8], "cnn.depth": 2}}
+    search |= {"searcher": "random", "scheduler": "none", "trials": 2, "confirm": 1, "seeds": 1}
+    recipe = tmp_path / "search.yaml"
+    values = {"data": {"cohort": str(tmp_path / "cohort")}, "model": {"family": "cnn"}, "search": search}
+    recipe.write_text(yaml.safe_dump({**RECIPE, **values, "train": {**RECIPE["train"], "workers": 2, "cpus_per_worker": 0.5}}))
+    arguments = (str(recipe), f"runs={tmp_path}/runs")
+    job = submit(environment, *arguments, f"search.folder={tmp_path}/job", verb="tune")
+    assert job.returncode == 0, job.stdout + job.stderr
+    assert "winner: trial 000" in job.stdout
+    alone = {name: value for name, value in environment.items() if not name.startswith("RAY_")}
+    local = [sys.executable, "ray_jobs/tune.py", *arguments, f"search.folder={tmp_path}/local"]
+    subprocess.run(local, cwd=ROOT, env=alone, check=True, capture_output=True)
+    first, second = (read_trials(tmp_path / where / "search") for where in ("job", "local"))
+    assert [trial.end.kind for trial in first if trial.end] == ["finished"] * 2
+    assert [(t.config, [e.facts["weights"] for e in t.results]) for t in first] == [
+        (t.config, [e.facts["weights"] for e in t.results]) for t in second
+    ]
+    tests = [json.loads((tmp_path / where / "search/search.json").read_text())["test"] for where in ("job", "local")]
+    assert tests[0] == tests[1]
+    refused = submit(environment, "pneumonia-resnet", f"data.cohort={tmp_path}/cohort", f"runs={tmp_path}/runs", verb="tune")
+    assert refused.returncode != 0
+    assert "'search.folder' is the relative path 'searches'" in refused.stdout + refused.stderr

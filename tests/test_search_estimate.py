@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 
 import pytest
@@ -137,6 +138,7 @@ def test_a_dry_run_says_what_is_varied_what_it_costs_and_what_runs_at_a_time(ima
         "search.families=[resnet, cnn]",
         "search.space={resnet.depth: [10], resnet.width: [8], cnn.width: [8], cnn.depth: [2, 3]}",
         "train.epochs=9",
+        "search.prices={default: 0.5}",
     )
     text = shown(pneumonia(images, *overrides), Cluster(5.0, 0.0, True))
     assert "resnet, cnn" in text and "0.0002 to 0.02, logarithmic" in text and "infinitely many configurations" in text
@@ -155,7 +157,8 @@ def test_a_dry_run_says_what_is_varied_what_it_costs_and_what_runs_at_a_time(ima
     assert "The best 3 are trained again with 3 seeds each, to the end; then the winner is scored on test once." in text
     # 9 confirmations of 9 epochs, and 20 trials of (1 + 2/3 + 6/9) * 9 / 9 epochs
     assert "That is 128 epochs of training in all." in text
-    assert "CPU-hours" in text
+    cpu_hours, money = (re.findall(pattern, text)[0] for pattern in (r"it takes (\S+) CPU-hours", r"At 0.5 of money .* that is (\S+),"))
+    assert float(money) == pytest.approx(0.5 * float(cpu_hours), rel=0.01)
 
 
 def test_on_gpus_a_dry_run_promises_no_seconds(images):

@@ -100,17 +100,18 @@ def test_on_a_terminal_failures_stay_as_lines_above_the_table() -> None:
 
 
 def test_time_left_follows_the_limit_that_ends_the_search_first() -> None:
-    clock, (console, _) = [0.0], _quiet()
-    live = Live(searches.recipe(device_hours=1.0, money=0.0), console=console, now=lambda: clock[0])
+    clock = [0.0]
+    live = Live(
+        searches.recipe(trials=20, device_hours=1.0, money=0.0, hours=2.0), console=_quiet()[0], now=lambda: clock[0], usual_epochs=3
+    )
     live.update([], 0.0)
     clock[0] = 600.0
-    assert live._left(live._share([], 1800.0, 0.0)) == pytest.approx(600.0)  # half of the device-hours in ten minutes
-    ended = [_trial(f"{k:04d}", 0.5, end="stopped") for k in range(15)]
-    assert live._left(live._share(ended, 1800.0, 0.0)) == pytest.approx(200.0)  # three quarters of the trials
-    short = Live(searches.recipe(hours=0.2), console=console, now=lambda: clock[0])
-    short.update([], 0.0)
-    clock[0] += 600.0
-    assert short._left(0.1) == pytest.approx(120.0)
+    running = [_trial("0000", 0.5, 0.6), _trial("0001", 0.5)]
+    assert live._left([_trial("0000")], 1800.0, 0.0) is None  # nothing was validated
+    assert live._left(running, 1800.0, 0.0) == pytest.approx(600.0)  # half of the device-hours in ten minutes
+    assert live._left(running, 10.0, 0.0) == pytest.approx(6600.0)  # by epochs 600 / 3 * (1 + 2 + 18 * 3), more than its hours allow
+    ended = [_trial(f"{k:04d}", *[0.5] * 4, end="stopped", reason="") for k in range(15)]
+    assert live._left(ended, 1800.0, 0.0) == pytest.approx(200.0)  # 5 more of 4 epochs each, at 60 epochs in ten minutes
 
 
 def test_lower_is_better_for_a_loss() -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hepdist.models.specs import Choice
+from hepdist.search.budget import price_of
 from hepdist.search.dimensions import Dimension, cut, holds, plain
 from hepdist.search.measure import Cost, measure
 from hepdist.search.space import FAMILY, REDRAWS, STRENGTH, Config, Space, apply
@@ -227,6 +228,8 @@ def _schedule(recipe: Recipe, found: list[Estimate], cluster: Cluster, device: s
         f"With usual configurations, families alike, it takes {_number(hours[0])} CPU-hours and {_number(wall[0])} hours on the clock; with the largest"
         f" ones {_number(hours[1])} and {_number(wall[1])}."
     )
+    if price := price_of(search.prices, {}):
+        yield f"At {price:g} of money for a CPU an hour (search.prices) that is {_number(hours[0] * price)}, or {_number(hours[1] * price)}."
     if search.device_hours and hours[0] > search.device_hours:
         yield f"search.device_hours={search.device_hours:g} will end it sooner."
 

@@ -43,6 +43,8 @@ AROUND_ROWS = 7
 """Lines of the terminal that are no trial's: three of summary, the table's head with its rule, what was left out, the cursor."""
 REDRAW_S = 0.5
 """Seconds between two drawings of the table: one of 150 trials takes 70 ms of a core that trials could use."""
+FEW = 3
+"""Trials that must have ended before how far they came tells how far others will."""
 WIDE = 100
 """Columns of a terminal from which on there is room for a trial's other parameters."""
 COLOURS: dict[State, str] = {
@@ -59,7 +61,7 @@ class Live:
     """Shows a search while it runs; a context manager that the driver feeds with `update`.
 
     recipe: plain values of the resolved recipe. planned: trials that there will be, at most; fewer than search.trials where a grid ends
-    sooner. Money is shown without a sign: it is in the currency of search.prices.
+    sooner. usual_epochs: to which the mean trial is trained; all of them where it is not given. Money is shown without a sign: it is in the currency of search.prices.
     """
 
     def __init__(
@@ -67,16 +69,18 @@ class Live:
         recipe: Mapping[str, Any],
         *,
         planned: int | None = None,
+        usual_epochs: float | None = None,
         console: Console | None = None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self.recipe, self.search = recipe, SearchSpec(**recipe.get("search", {}))
         self.planned = planned or self.search.trials
+        self.usual_epochs = usual_epochs or value_of_epochs(recipe)
         self.metric, self.higher_is_better = metric_of(recipe)
         self.console, self.now = console or err, now
         self.began = self.summed = now()
-        self.share_before: float | None = None
-        """Of the budget, at the first update: a search that was taken up again spent it in another process."""
+        self.before: tuple[float, float, float] | None = None
+        """Epochs, device-seconds and money at the first update: a search that was taken up again spent them in another process."""
         self.told: set[str] = set()
         self.latest: tuple[Sequence[Trial], float, float, int, int] | None = None
         """What `update` was last called with."""
@@ -98,8 +102,8 @@ class Live:
 
         The first call tells what an earlier process did: its trials are counted, not told one by one. Call it every second or so, or more often: it draws at most twice a second.
         """
-        if self.share_before is None:
-            self.share_before = self._share(trials, device_s, money)
+        if self.before is None:
+            self.before = self._epochs(trials), device_s, money
             self.told = {trial.id for trial in trials if trial.end}
         ended = [trial for trial in trials if trial.end and trial.id not in self.told]
         self.told |= {trial.id for trial in ended}
@@ -150,28 +154,34 @@ class Live:
         if money or self.search.money:
             spent.append(f"{money:.2f}{_of(self.search.money, f'{self.search.money:.2f}')} money")
         spent += [f"{busy} of {devices} devices busy"] if devices else []
-        left = self._left(self._share(trials, device_s, money))
+        left = self._left(trials, device_s, money)
         spent.append("time left unknown yet" if left is None else f"about {clock(left)} left")
         return [*lines, ", ".join(spent)]
 
-    def _share(self, trials: Sequence[Trial], device_s: float, money: float) -> float:
-        """How much of the search is done, by whichever limit will end it: trials, device-hours or money."""
-        whole = max(1, int(value_of_epochs(self.recipe)))
-        parts = [1.0 if trial.end else min(1.0, epochs_done(trial) / whole) for trial in trials]
-        shares = [sum(parts) / self.planned]
-        if self.search.device_hours:
-            shares.append(device_s / 3600 / self.search.device_hours)
-        if self.search.money:
-            shares.append(money / self.search.money)
-        return min(1.0, max(shares))
-
-    def _left(self, share: float) -> float | None:
-        """Seconds left at the pace of this process so far, and no more than search.hours allows; None before anything was done."""
+    def _left(self, trials: Sequence[Trial], device_s: float, money: float) -> float | None:
+        """Seconds left at the pace of this process, by whichever limit ends the search first; None before a validation was made."""
+        spent = (self._epochs(trials), device_s, money)
+        limits = (spent[0] + self._epochs_to_come(trials), 3600 * self.search.device_hours, self.search.money)
+        before = self.before or (0.0, 0.0, 0.0)
         elapsed = self.now() - self.began
-        done = share - (self.share_before or 0.0)
-        if done <= 0:
+        if spent[0] <= before[0]:
             return None
-        return min(elapsed * (1 - share) / done, max(0.0, 3600 * self.search.hours - elapsed))
+        lefts = [
+            elapsed * max(0.0, limit - now) / (now - then)
+            for limit, now, then in zip(limits, spent, before, strict=True)
+            if limit and now > then
+        ]
+        return min(*lefts, max(0.0, 3600 * self.search.hours - elapsed))
+
+    def _epochs(self, trials: Sequence[Trial]) -> float:
+        return sum(epochs_done(trial) for trial in trials)
+
+    def _epochs_to_come(self, trials: Sequence[Trial]) -> float:
+        """Of trials that run or wait, if each comes as far as those that ended, or as the scheduler's arithmetic says while those are few."""
+        ended = [epochs_done(trial) for trial in trials if trial.end]
+        usual = sum(ended) / len(ended) if len(ended) >= FEW else self.usual_epochs
+        going = sum(max(0.0, usual - epochs_done(trial)) for trial in trials if not trial.end)
+        return going + usual * max(0, self.planned - len(trials))
 
     def _table(self, trials: Sequence[Trial], lines: list[str]) -> Group:
         rows = ranked((trial for trial in trials if trial.events), self.higher_is_better)

@@ -47,10 +47,12 @@ def run_trials(
 
     from hepdist.search import searchers
     from hepdist.search.budget import Limits
+    from hepdist.search.estimate import share_of_epochs
     from hepdist.search.live import Live
     from hepdist.search.proposer import Proposer, current
     from hepdist.search.recorder import ENDED, Recorder, Spent
     from hepdist.search.schedulers import build as build_scheduler
+    from hepdist.search.standing import state
     from hepdist.search.tracking import Tracking
     from hepdist.search.trial import TrialRun
     from hepdist.tasks import build as build_task
@@ -67,13 +69,17 @@ def run_trials(
     going = [current(trial) for trial in known if not trial.end]
     searcher = searcher or searchers.build(recipe, space, told(known, task.higher_is_better), going)
     proposer = Proposer(folder, known, searcher, search.trials, task.higher_is_better, lambda: limits.reached(*recorder.totals()))
-    slots = min(room(recipe, ray.cluster_resources(), device), search.concurrent or search.trials)
+    cluster, kind = ray.cluster_resources(), "GPU" if device == "cuda" else "CPU"
+    devices = recipe.train.most * (search.gpus_per_worker if device == "cuda" else recipe.train.cpus_per_worker)
+    slots = min(room(recipe, cluster, device), search.concurrent or search.trials)
     population = search.scheduler in ("pbt", "hyperband")
     tracking = Tracking(recipe, folder, task.select, task.higher_is_better)
-    with Live(recipe.model_dump(mode="json"), planned=max(search.trials, len(known))) as live:
+    usual_epochs = share_of_epochs(recipe)[0] * recipe.train.epochs
+    with Live(recipe.model_dump(mode="json"), planned=max(search.trials, len(known)), usual_epochs=usual_epochs) as live:
 
         def changed(trial: Trial | None, event: Event | None) -> None:
-            live.update(proposer.all, *recorder.totals())
+            busy = sum(state(trial) == "running" for trial in proposer.all)
+            live.update(proposer.all, *recorder.totals(), round(busy * devices), round(cluster[kind]))
             if trial and event:
                 tracking.heard(trial, event)
 
@@ -83,7 +89,6 @@ def run_trials(
         shutil.rmtree(folder / TUNES, ignore_errors=True)
         # Proposals that wait for room ask an autoscaler for it; one that learns from results is not asked before they are there.
         os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = "1" if search.searcher == "tpe" else str(AHEAD)
-        devices = recipe.train.most * (search.gpus_per_worker if device == "cuda" else recipe.train.cpus_per_worker)
         ray_tune.run(  # not a Tuner, which pickles all this before it starts
             TrialRun,
             name=TUNES,
