@@ -138,13 +138,11 @@ def _losses(output: torch.Tensor, batch: dict[str, torch.Tensor]) -> torch.Tenso
     return nn.functional.cross_entropy(output, mask, reduction="none").flatten(1).mean(1)
 
 
-def families_worker(
-    rank: int, port: int, out: str, names: Sequence[str] = tuple(FAMILIES), axes: int = 2, in_bf16: Sequence[int] = (3,)
-) -> None:
-    """LONG steps of each family in every stage, in bf16 too where asked; the losses of each step by 'family/stage/precision'."""
+def families_worker(rank: int, port: int, out: str, names: Sequence[str], axes: int, stages: Sequence[int], in_bf16: Sequence[int]) -> None:
+    """LONG steps of each family in these stages, in bf16 too where asked; the losses of each step by 'family/stage/precision'."""
     engines, results = _join(rank, port), {}
     for name in names:
-        for stage in range(4):
+        for stage in stages:
             for precision in ("fp32", "bf16") if stage in in_bf16 else ("fp32",):
                 network = family(name, axes)
                 engine = engines.build_engine(network, recipe(stage, precision), BATCH, torch.device("cpu"))

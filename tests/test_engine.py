@@ -11,6 +11,9 @@ import torch.multiprocessing as mp
 from engine_worker import FAMILIES, STEPS, WITH_VOLUMES, WORLD, data, families_worker, family, family_loss, given, net, worker
 from torch import nn
 
+QUICK_STAGES = (0, 3)
+"""For whole families in the quick suite: nothing sharded and everything; the slow tests take all four, a small net does so here."""
+
 
 def plain_pytorch(bf16: bool = False) -> tuple[list[float], dict[str, torch.Tensor]]:
     """The reference: one process, the whole batch, torch's own AdamW with the same groups and clipping."""
@@ -48,13 +51,13 @@ def results(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def of_families(tmp_path_factory):
-    return spawned(families_worker, tmp_path_factory.mktemp("families"))
+    return spawned(families_worker, tmp_path_factory.mktemp("families"), FAMILIES, 2, QUICK_STAGES, (3,))
 
 
-def check_stages(found, name, axes=2):
+def check_stages(found, name, axes=2, stages=range(4)):
     first, drift = found[f"{name}/0/fp32"], 1 if axes == 2 else 5
     assert len(first) == 20 and np.mean(first[-4:]) < np.mean(first[:4])
-    for stage in (1, 2, 3):  # rounding differs with the order of sums and grows from step to step, in 3D by more of them
+    for stage in stages:  # rounding differs with the order of sums and grows from step to step, in 3D by more of them
         losses = found[f"{name}/{stage}/fp32"]
         assert np.allclose(losses[:10], first[:10], rtol=drift * 2e-5) and np.allclose(losses, first, rtol=drift * 2e-3), stage
     in_bf16 = [losses for case, losses in found.items() if case.startswith(f"{name}/") and case.endswith("bf16")]
@@ -79,8 +82,8 @@ def check_against_one_process(found, name, axes=2):
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_twenty_steps_of_a_family_have_the_same_losses_in_every_stage(of_families, name):
-    check_stages(of_families, name)
+def test_twenty_steps_of_a_family_have_the_same_losses_whole_and_in_parts(of_families, name):
+    check_stages(of_families, name, stages=QUICK_STAGES)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -89,11 +92,11 @@ def test_a_family_in_two_processes_has_the_losses_of_one(of_families, name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", WITH_VOLUMES)
-def test_a_family_in_3d_has_the_same_losses_in_every_stage_and_those_of_one_process(tmp_path, name):
-    found = spawned(families_worker, tmp_path, (name,), 3, range(4))
-    check_stages(found, name, axes=3)
-    check_against_one_process(found, name, axes=3)
+@pytest.mark.parametrize(("name", "axes"), [*((name, 2) for name in FAMILIES), *((name, 3) for name in WITH_VOLUMES)])
+def test_a_family_has_the_same_losses_in_every_stage_and_those_of_one_process(tmp_path, name, axes):
+    found = spawned(families_worker, tmp_path, (name,), axes, range(4), range(4))
+    check_stages(found, name, axes)
+    check_against_one_process(found, name, axes)
 
 
 @pytest.mark.parametrize("case", ["0/fp32/8", "1/fp32/8", "2/fp32/8", "3/fp32/8", "0/fp32/1", "2/fp32/2"])

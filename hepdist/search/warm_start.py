@@ -5,11 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import yaml
-
 from hepdist.errors import RecipeError
 from hepdist.search.record import SUGGESTIONS, read_trials
-from hepdist.tasks import is_higher_better
+from hepdist.search.standing import metric_of, read_recipe, value_in
 
 if TYPE_CHECKING:
     from hepdist.recipe import Recipe
@@ -26,7 +24,7 @@ def earlier_trials(recipe: Recipe) -> list[Told]:
         folder = _folder(recipe, name)
         _same_score(recipe, name, folder)
         for trial in read_trials(folder):
-            best = trial.best(is_higher_better(recipe.task.select))
+            best = trial.best(metric_of(recipe.model_dump(mode="json"))[1])
             if best is not None:
                 found.append((trial.config, best.facts["score"], best.facts.get("cost") or {}))
     return found
@@ -43,12 +41,16 @@ def _folder(recipe: Recipe, name: str) -> Path:
 
 
 def _same_score(recipe: Recipe, name: str, folder: Path) -> None:
-    stored = folder / "recipe.yaml"
-    task = yaml.safe_load(stored.read_text(encoding="utf-8"))["task"] if stored.is_file() else {}
-    for key in ("kind", "select"):
-        now, before = getattr(recipe.task, key), task.get(key, getattr(recipe.task, key))
+    mine, theirs = recipe.model_dump(mode="json"), read_recipe(folder)
+    if not theirs:
+        return
+    compared = (
+        ("task.kind", mine["task"]["kind"], value_in(theirs, "task.kind")),
+        ("task.select", metric_of(mine)[0], metric_of(theirs)[0]),
+    )
+    for key, now, before in compared:
         if before != now:
             raise RecipeError(
-                f"recipe key 'search.warm_start' has '{name}', whose task.{key} is '{before}' and not '{now}', so its scores say nothing here;"
+                f"recipe key 'search.warm_start' has '{name}', whose {key} is '{before}' and not '{now}', so its scores say nothing here;"
                 " leave it out"
             )
