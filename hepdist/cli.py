@@ -250,6 +250,29 @@ def crossval(
     out.print(f"predictions: {folder / 'predictions.parquet'}", soft_wrap=True)
 
 
+@app.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+def submit(
+    verb: Annotated[str, typer.Argument(help="ingest, train, tune, evaluate or crossval.")],
+    words: Annotated[
+        list[str] | None, typer.Argument(metavar="...", help="What follows the verb on this machine.", show_default=False)
+    ] = None,
+    address: Annotated[
+        str, typer.Option(envvar="RAY_API_SERVER_ADDRESS", help="The dashboard of the cluster's head, or this end of the tunnel to it.")
+    ] = "http://127.0.0.1:8265",
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Show the log until the job ends, and end with its exit code.")] = True,
+) -> None:
+    """Run a verb as a job on a cluster, with this code and this recipe; Ctrl-C asks whether to stop it."""
+    from hepdist.console import plain
+    from hepdist.jobs.follow import follow
+    from hepdist.jobs.submit import submit as send
+
+    client, job = send(verb, words or [], address)
+    plain(f"job {job} on {address}")
+    if wait:
+        raise typer.Exit(follow(client, job, typer.confirm if sys.stdin.isatty() else None))
+    print(job)
+
+
 @app.command()
 def demo(
     overrides: Overrides = None,

@@ -79,7 +79,8 @@ def run_trials(
 
         def changed(trial: Trial | None, event: Event | None) -> None:
             busy = sum(state(trial) == "running" for trial in proposer.all)
-            live.update(proposer.all, *recorder.totals(), round(busy * devices), round(cluster[kind]))
+            device_s, money = recorder.totals()
+            live.update(proposer.all, device_s, money, busy=round(busy * devices), devices=round(cluster[kind]))
             if trial and event:
                 tracking.heard(trial, event)
 
