@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import secrets
-import socket
 import subprocess
 import sys
 import time
@@ -15,13 +12,13 @@ from typing import Any
 
 import pytest
 import yaml
+from heads import RAY, head
 
 from cohorts import tiny_classification_cohort
 from hepdist.search.record import read_trials
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[1]
-RAY = Path(sys.executable).with_name("ray")
 RECIPE: dict[str, Any] = {
     "task": {"kind": "classification"},
     "model": {"family": "resnet", "depth": 10, "width": 4},
@@ -32,35 +29,8 @@ RECIPE: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """The environment of a client of a `ray start --head` node of our own: its own folder, ports and token."""
-    dashboard = _free_port()
-    ports = {
-        "port": _free_port(),
-        "dashboard-port": dashboard,
-        "dashboard-agent-listen-port": _free_port(),
-    }  # other Rays may have the usual ones
-    short = Path(f"/tmp/hepdist-{os.getpid()}")  # a socket's path may have 107 characters
-    short.mkdir()
-    plain = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    own = {"RAY_TMPDIR": str(short), "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_USAGE_STATS_ENABLED": "0"}
-    command = [RAY, "start", "--head", "--block", "--num-cpus", "3", "--object-store-memory", str(400 << 20)]
-    command += [f"--{name}={number}" for name, number in ports.items()]
-    log = tmp_path_factory.mktemp("head") / "log"
-    with open(log, "wb") as file, subprocess.Popen(command, env=plain | own, stdout=file, stderr=file) as head:
-        try:
-            deadline = time.monotonic() + 90
-            while "will now block" not in log.read_text():
-                assert time.monotonic() < deadline and head.poll() is None, log.read_text()
-                time.sleep(0.5)
-            yield plain | own | {"RAY_ADDRESS": f"http://127.0.0.1:{dashboard}"}
-        finally:
-            head.terminate()
-    subprocess.run(["rm", "-rf", str(short)], check=True)
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
+    with head(tmp_path_factory.mktemp("head") / "log") as client:
+        yield client
 
 
 def submit(environment: dict[str, str], *arguments: str, verb: str = "train") -> subprocess.CompletedProcess[str]:

@@ -57,11 +57,11 @@ def order(verb: str, words: Sequence[str], *, here: bool, cluster: str) -> Order
     elif verb == "evaluate":
         if not plain:
             raise RecipeError("hepdist submit evaluate needs a run's folder")
-        found = Order(verb, [where.path("RUN", plain[0]), *plain[1:], *_other_cohort(flags, where)], Path(plain[0]).name)
+        found = Order(verb, [where.path("RUN", plain[0], uri=False), *plain[1:], *_other_cohort(flags, where)], Path(plain[0]).name)
     else:
         if not plain:
             raise RecipeError(f"hepdist submit {verb} needs a recipe")
-        recipe = where.recipe(load_recipe(plain[0], plain[1:]))
+        recipe = where.recipe(load_recipe(plain[0], plain[1:]), searches=verb == "tune")
         found = Order(verb, [RECIPE, *flags], recipe.name, {RECIPE: recipe.dump()}, _of_recipe(recipe))
     found.metadata |= {"verb": verb, "name": found.name, "who": _who(), "hepdist": hepdist.__version__}
     if commit := source_commit():
@@ -75,14 +75,15 @@ class _Where:
     def __init__(self, here: bool, cluster: str) -> None:
         self.here, self.cluster = here, cluster
 
-    def path(self, key: str, path: str) -> str:
+    def path(self, key: str, path: str, *, uri: bool = True) -> str:
+        """uri: whether it may lie in an object store; runs are written to disks that every node sees."""
         if is_uri(path) or Path(path).is_absolute():
             return path
         if self.here:
             return absolute(path)
+        ways = f"a URI such as {key}=s3://bucket/{path}, or " if uri else ""
         raise RecipeError(
-            f"'{key}' is the relative path '{path}', which the cluster at {self.cluster} does not see; give a URI such as"
-            f" {key}=s3://bucket/{path}, or an absolute path that every node sees"
+            f"'{key}' is the relative path '{path}', which the cluster at {self.cluster} does not see; give {ways}an absolute path that every node sees"
         )
 
     def option(self, option: str) -> str:
@@ -90,20 +91,18 @@ class _Where:
         key, equals, value = option.partition("=")
         return f"{key}={self.path(key, value)}" if equals and key in FILES and value and Path(value).exists() else option
 
-    def recipe(self, recipe: Recipe) -> Recipe:
-        train = recipe.train
-        start = self.path("train.init_from", train.init_from) if "/" in train.init_from else train.init_from
+    def recipe(self, recipe: Recipe, *, searches: bool) -> Recipe:
+        """searches: it is for `hepdist tune`, which alone reads the section `search`."""
+        train, search = recipe.train, recipe.search
+        data = recipe.data.model_copy(update={"cohort": self.path("data.cohort", recipe.data.cohort)})
+        start = self.path("train.init_from", train.init_from, uri=False) if "/" in train.init_from else train.init_from
         mirror = self.path("train.mirror", train.mirror) if train.mirror else ""
-        warm = tuple(self.path("search.warm_start", name) if "/" in name else name for name in recipe.search.warm_start)
-        search = recipe.search.model_copy(update={"folder": self.path("search.folder", recipe.search.folder), "warm_start": warm})
-        return recipe.model_copy(
-            update={
-                "data": recipe.data.model_copy(update={"cohort": self.path("data.cohort", recipe.data.cohort)}),
-                "runs": self.path("runs", recipe.runs),
-                "train": train.model_copy(update={"init_from": start, "mirror": mirror}),
-                "search": search,
-            }
-        )
+        train = train.model_copy(update={"init_from": start, "mirror": mirror})
+        runs = self.path("runs", recipe.runs, uri=False)
+        if searches:
+            warm = tuple(self.path("search.warm_start", name, uri=False) if "/" in name else name for name in search.warm_start)
+            search = search.model_copy(update={"folder": self.path("search.folder", search.folder, uri=False), "warm_start": warm})
+        return recipe.model_copy(update={"data": data, "train": train, "runs": runs, "search": search})
 
 
 def _apart(words: Sequence[str]) -> tuple[list[str], list[str]]:
