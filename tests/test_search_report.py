@@ -14,6 +14,7 @@ import searches
 import yaml
 
 from hepdist.search.importance import FEWEST, importances
+from hepdist.search.outcome import lines
 from hepdist.search.parallel import axis_of
 from hepdist.search.plots import best_so_far
 from hepdist.search.record import Event, Trial, note, read_trials, suggest
@@ -324,3 +325,14 @@ def test_axis_is_logarithmic_over_a_decade_and_even_for_names() -> None:
 def test_of_absolute_folders_the_last_name_is_left() -> None:
     told = 'File "/home/someone/venv/lib/torch/nn.py", line 3; s3://bucket/runs stays, and/or too'
     assert without_folders(told) == 'File "…/nn.py", line 3; s3://bucket/runs stays, and/or too'
+
+
+def test_a_search_judged_by_loss_tells_the_usual_score_of_its_test(tmp_path: Path) -> None:
+    folder = searches.write_search(tmp_path / "s")
+    recipe = searches.recipe()
+    recipe["task"]["select"] = "loss"
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    winner = {"trial": "0001", "run": "confirmed/trials/0001-seed0", "config": {"model.family": "densenet", "optim.lr": 0.002}}
+    (folder / "search.json").write_text(json.dumps({"metric": "loss", "winner": winner, "confirmed": [], "test": TEST_BLOCK}))
+    assert "winner: trial 0001, densenet, lr 0.002; test auroc 0.957 [0.941, 0.971]" in list(lines(folder))
+    assert "On the test split, which nothing before had touched, it has AUROC 0.957 (0.941 to 0.971)." in Page(write_report(folder)).text

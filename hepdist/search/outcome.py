@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hepdist.search.record import read_trials
+from hepdist.search.standing import metric_on_test, read_recipe
 
 OUTCOME = "search.json"
 
@@ -20,7 +21,7 @@ def lines(folder: Path) -> Iterator[str]:
     path = folder / OUTCOME
     if path.is_file():
         outcome = json.loads(path.read_text(encoding="utf-8"))
-        metric, config = outcome["metric"], outcome["winner"]["config"]
+        metric, config = metric_on_test(outcome["metric"], read_recipe(folder), outcome["test"]), outcome["winner"]["config"]
         low, high = outcome["test"].get(f"{metric}_ci", (float("nan"),) * 2)
         yield (
             f"winner: trial {outcome['winner']['trial']}, {config['model.family']}, lr {config.get('optim.lr', 0):.3g};"

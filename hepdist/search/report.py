@@ -29,6 +29,7 @@ from hepdist.search.standing import (
     hours,
     leader,
     metric_of,
+    metric_on_test,
     overhead,
     pareto_front,
     rate_of,
@@ -174,11 +175,15 @@ def _seeds(confirmed: Sequence[dict[str, Any]]) -> str:
 
 
 def _test(search: Search, block: dict[str, Any] | None = None) -> tuple[str, str, str] | None:
-    """Title, value and 95 % interval of the metric on the test split; None where that was never scored."""
+    """Title, value and 95 % interval of what says how good the winner is on test; None where that was never scored."""
     block = search.outcome.get("test") if block is None else block
-    if not block or not usable(block.get(search.metric)):
+    if not block:
         return None
-    return search.title, number(block[search.metric]), span(block.get(f"{search.metric}_ci") or [None, None])
+    metric = metric_on_test(search.metric, search.recipe, block)
+    if not usable(block.get(metric)):
+        return None
+    title = MEANINGS[metric].title if metric in MEANINGS else metric
+    return title, number(block[metric]), span(block.get(f"{metric}_ci") or [None, None])
 
 
 def _tiles(search: Search) -> list[tuple[str, str, str]]:

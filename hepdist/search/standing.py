@@ -36,6 +36,12 @@ def metric_of(recipe: Mapping[str, Any]) -> tuple[str, bool]:
     return metric, metric not in LOWER_IS_BETTER
 
 
+def metric_on_test(metric: str, recipe: Mapping[str, Any], block: Mapping[str, Any]) -> str:
+    """The score of a test block that says how good the winner is: the metric that decided or, where that is not scored on test (a loss), the
+    task's usual one."""
+    return metric if usable(block.get(metric)) else USUAL_METRIC.get(str(value_in(recipe, "task.kind")), metric)
+
+
 def config_now(trial: Trial) -> dict[str, Any]:
     """The configuration as proposed, or as population based training last set it."""
     changed = [event.facts["config"] for event in trial.events if event.kind == "exploited"]
