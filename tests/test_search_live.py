@@ -110,6 +110,7 @@ def test_time_left_follows_the_limit_that_ends_the_search_first() -> None:
     assert live._left([_trial("0000")], 1800.0, 0.0) is None  # nothing was validated
     assert live._left(running, 1800.0, 0.0) == pytest.approx(600.0)  # half of the device-hours in ten minutes
     assert live._left(running, 10.0, 0.0) == pytest.approx(6600.0)  # by epochs 600 / 3 * (1 + 2 + 18 * 3), more than its hours allow
+    assert live._epochs_to_come([_trial("0000", *[0.5] * 4)]) == 5 + 19 * 3  # it came further than the mean one: to the end
     ended = [_trial(f"{k:04d}", *[0.5] * 4, end="stopped", reason="") for k in range(15)]
     assert live._left(ended, 1800.0, 0.0) == pytest.approx(200.0)  # 5 more of 4 epochs each, at 60 epochs in ten minutes
 

@@ -177,10 +177,12 @@ class Live:
         return sum(epochs_done(trial) for trial in trials)
 
     def _epochs_to_come(self, trials: Sequence[Trial]) -> float:
-        """Of trials that run or wait, if each comes as far as those that ended, or as the scheduler's arithmetic says while those are few."""
+        """Of trials that run or wait, if each comes as far as those that ended, or as the scheduler's arithmetic says while those are few;
+        one that came further is among the good ones, which are trained to the end."""
         ended = [epochs_done(trial) for trial in trials if trial.end]
         usual = sum(ended) / len(ended) if len(ended) >= FEW else self.usual_epochs
-        going = sum(max(0.0, usual - epochs_done(trial)) for trial in trials if not trial.end)
+        whole = value_of_epochs(self.recipe)
+        going = sum((usual if done < usual else whole) - done for done in (epochs_done(trial) for trial in trials if not trial.end))
         return going + usual * max(0, self.planned - len(trials))
 
     def _table(self, trials: Sequence[Trial], lines: list[str]) -> Group:

@@ -160,7 +160,12 @@ def _lead(search: Search) -> str:
     text += f" reached a validation {search.title} of {number(score)} after {counted(int(epochs_done(winner)), 'epoch')}."
     confirmed = search.outcome.get("confirmed", [])
     if confirmed:
-        text += f" The best {len({c['trial'] for c in confirmed})} were trained from scratch with {_seeds(confirmed)} each, and validation decided."
+        several = len({c["trial"] for c in confirmed})
+        if several > 1:
+            text += f" The best {several} were trained from scratch with {_seeds(confirmed)} each, and validation decided."
+        else:
+            again = f"with {_seeds(confirmed)}, of which validation took the best" if len(confirmed) > 1 else "once more"
+            text += f" It was trained from scratch {again}."
     if test := _test(search):
         text += f" On the test split, which nothing before had touched, it has {test[0]} {test[1]}" + (f" ({test[2]})." if test[2] else ".")
     ensemble = search.outcome.get("ensemble", {})
