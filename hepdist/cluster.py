@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -44,6 +45,11 @@ WORKERS = {
 """How an own Ray keeps its worker processes."""
 
 
+ALONE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+"""Set to 0 before Ray is imported, it makes a node's address 127.0.0.1, and all of Ray's servers listen there alone. On Linux they listen on all
+interfaces otherwise, for nodes that an own Ray never has."""
+
+
 @dataclass(frozen=True)
 class Cluster:
     """The Ray that this process is connected to."""
@@ -63,12 +69,15 @@ def connect(train: bool = True) -> Iterator[Cluster]:
     """
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
+    given = os.environ.get("RAY_ADDRESS")
+    alone = not given and "ray" not in sys.modules and ALONE not in os.environ
+    if alone:
+        os.environ[ALONE] = "0"
     import ray
 
     if ray.is_initialized():
         yield _resources(own=False)
         return
-    given = os.environ.get("RAY_ADDRESS")
     imports = threading.Thread(target=_import_libraries, args=(train,), daemon=True)
     imports.start()
     if given:
@@ -77,6 +86,8 @@ def connect(train: bool = True) -> Iterator[Cluster]:
         os.environ.update(OWN)
         ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, _system_config=_workers())
         _end_unused()
+        if alone:
+            del os.environ[ALONE]  # a `ray start` by this process is no matter of ours
         os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
     imports.join()
     try:
