@@ -31,16 +31,22 @@ def test_a_ray_of_its_own_listens_on_loopback_alone():
     assert found and set(found) <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
 
 
+BETWEEN_PROCESSES = {"ingest/parallel.py"}
+"""Where one process of an ingest hands work to another; nothing that was read from a file."""
+
+
 def calls(tree: ast.AST) -> list[ast.Call]:
     return [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
 
 
 def test_no_file_is_unpickled():
     """Checkpoints are safetensors and JSON, shards Parquet; NumPy archives and torch files are read without objects."""
-    for path in Path(hepdist.__file__).parent.rglob("*.py"):
+    package = Path(hepdist.__file__).parent
+    for path in package.rglob("*.py"):
+        among_ourselves = path.relative_to(package).as_posix() in BETWEEN_PROCESSES
         for call in calls(ast.parse(path.read_text(encoding="utf-8"))):
             name, options = ast.unparse(call.func), {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
-            assert not name.startswith(("pickle.", "cloudpickle.", "joblib.")), f"{path.name}:{call.lineno} {name}"
+            assert among_ourselves or not name.startswith(("pickle.", "cloudpickle.", "joblib.")), f"{path.name}:{call.lineno} {name}"
             if name.endswith("torch.load"):
                 assert options.get("weights_only") == "True", f"{path.name}:{call.lineno}"
             if name in ("np.load", "numpy.load"):
