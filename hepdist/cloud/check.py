@@ -53,6 +53,7 @@ class Findings:
         lines += [
             f"Still to be filled in: {PLACEHOLDER} in {file}, lines {', '.join(map(str, at))}." for file, at in self.to_fill_in.items()
         ]
+        lines.append("What the security groups, firewalls and roles that the file names allow can't be seen from here.")
         return [*lines, "No mistakes."]
 
 
