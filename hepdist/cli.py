@@ -273,6 +273,55 @@ def submit(
     print(job)
 
 
+cluster = typer.Typer(help="Check and write the files that start a cluster.", no_args_is_help=True)
+app.add_typer(cluster, name="cluster")
+
+
+@cluster.command("check")
+def cluster_check(
+    file: Annotated[str, typer.Argument(metavar="[FILE]", help="A file for `ray up`, or a RayJob; cluster.yaml by default.")] = "",
+    overrides: Overrides = None,
+    overlay: Annotated[str, typer.Option(help="Merge this onto it first: gcp or on-premises; kuberay: the shipped RayJob.")] = "",
+    recipe: Annotated[str, typer.Option(help="Must every GPU node hold one of its workers? Also says what it would cost.")] = "",
+) -> None:
+    """Hold a cluster file against Ray's schema and our rules, line by line, and say what it costs."""
+    if "=" in file:  # no FILE: what stands there is the first override
+        file, overrides = "", [file, *(overrides or [])]
+
+    from hepdist.cloud.check import check, load
+    from hepdist.console import err, out
+    from hepdist.inspect.sections import render
+    from hepdist.recipe import load_recipe
+
+    loaded = load_recipe(recipe, overrides) if recipe else None
+    findings = check(load(file, overlay), loaded)
+    for mistake in findings.mistakes:
+        err.print(str(mistake), markup=False, soft_wrap=True)
+    if findings.mistakes:
+        raise typer.Exit(1)
+
+    from hepdist.cloud.costs import node_table, recipe_table, work_of
+
+    if findings.nodes:
+        out.print(render(node_table(findings.nodes, findings.most)))
+    if loaded and findings.nodes:
+        out.print(render(recipe_table(loaded, findings.nodes, work_of(recipe, loaded, overrides or []))))
+    for line in findings.remarks():
+        out.print(line, markup=False, soft_wrap=True)
+
+
+@cluster.command("write")
+def cluster_write(
+    overlay: Annotated[str, typer.Argument(help="gcp, on-premises or kuberay.")],
+    file: Annotated[str, typer.Argument(help="New file.")],
+) -> None:
+    """Write cluster.yaml with an overlay merged onto it, or the Kubernetes file."""
+    from hepdist.cloud.check import write
+
+    write(overlay, file)
+    print(f"{file} is written; fill in what says REPLACE, then: hepdist cluster check {file}")
+
+
 @app.command()
 def demo(
     overrides: Overrides = None,

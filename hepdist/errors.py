@@ -21,6 +21,10 @@ class StoreError(HepdistError):
     """An object store that can't be reached, refuses access or lacks the bucket; trying again later can help, other files can't."""
 
 
+class ClusterError(HepdistError):
+    """A cluster file that can't be read or merged at all: names the line where there is one."""
+
+
 class RunError(HepdistError):
     """A run folder, checkpoint or cluster that can't do what was asked."""
 
