@@ -56,8 +56,16 @@ class Cluster:
 
     cpus: float
     gpus: float
+    """Those that there are, and where an autoscaler runs those that it may start."""
     own: bool
     """Started by this process and gone with it."""
+    grows: bool = False
+    """It has an autoscaler."""
+
+    @property
+    def has(self) -> str:
+        """How a sentence goes on with its numbers."""
+        return "can grow to" if self.grows else "has"
 
 
 @contextmanager
@@ -126,5 +134,9 @@ def _import_libraries(train: bool) -> None:
 def _resources(own: bool) -> Cluster:
     import ray
 
-    total = ray.cluster_resources()
-    return Cluster(total.get("CPU", 0.0), total.get("GPU", 0.0), own)
+    from hepdist.autoscaling import growth
+
+    there = ray.cluster_resources()
+    more = None if own else growth(ray.get_runtime_context().gcs_address)
+    cpus, gpus = (max(there.get(kind, 0.0), (more or {}).get(kind, 0.0)) for kind in ("CPU", "GPU"))
+    return Cluster(cpus, gpus, own, grows=more is not None)

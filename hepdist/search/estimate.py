@@ -210,7 +210,7 @@ def _schedule(recipe: Recipe, found: list[Estimate], cluster: Cluster, device: s
     if device == "cuda":
         each += f" and {_some(train.most * search.gpus_per_worker, 'GPU')}"
     there = f"{_some(cluster.cpus, 'CPU')} and {_some(cluster.gpus, 'GPU')}"
-    yield f"A trial takes {each}; the cluster has {there}: {at_once} of {search.trials} trials at a time."
+    yield f"A trial takes {each}; the cluster {cluster.has} {there}: {at_once} of {search.trials} trials at a time."
     share, why = share_of_epochs(recipe)
     yield f"A trial is trained for {share:.0%} of its {train.epochs} epochs in the mean ({why})."
     if search.confirm:

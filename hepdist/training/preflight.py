@@ -91,13 +91,13 @@ def fits_cluster(recipe: Recipe, cluster: Cluster) -> str:
     train, cpus, gpus = recipe.train, cluster.cpus, cluster.gpus
     if train.device == "cuda" and gpus < train.fewest:
         raise RecipeError(
-            f"recipe key 'train.workers' is {train.fewest}, but the cluster has {gpus:g} GPUs; use train.workers={max(1, int(gpus))} or train.device=cpu"
+            f"recipe key 'train.workers' is {train.fewest}, but the cluster {cluster.has} {gpus:g} GPUs; use train.workers={max(1, int(gpus))} or train.device=cpu"
         )
     needed = train.fewest * train.cpus_per_worker
     if needed > cpus:
         fitting = max(1, int(cpus / train.cpus_per_worker))
         raise RecipeError(
-            f"recipe key 'train.workers' is {train.fewest}, but the cluster has {cpus:g} CPUs and each worker takes {train.cpus_per_worker:g}; use train.workers={fitting} or a larger cluster"
+            f"recipe key 'train.workers' is {train.fewest}, but the cluster {cluster.has} {cpus:g} CPUs and each worker takes {train.cpus_per_worker:g}; use train.workers={fitting} or a larger cluster"
         )
     device = "cuda" if train.device == "cuda" or (train.device == "auto" and gpus >= train.fewest) else "cpu"
     if train.offload != "none" and device == "cpu":
