@@ -186,6 +186,35 @@ def test_losers_of_a_population_go_on_from_a_donors_weights_with_another_learnin
         assert told["config"]["optim.lr"] != trials[told["donor"]].config["optim.lr"]
 
 
+def weights_at_the_end(run: Path) -> str:
+    return sha256_of(newest_first(run / "checkpoints")[0] / "model.safetensors")
+
+
+def test_hyperband_pauses_trials_and_those_that_go_on_are_the_runs_that_nobody_paused(cohort, tmp_path):
+    search = {"families": ["cnn"], "scheduler": "hyperband", "reduction": 2, "trials": 8, "space": {"cnn.width": [4, 8], "cnn.depth": 2}}
+    folder = tune(recipe(cohort, tmp_path, "bands", {**search, "vary": ["model", "lr"]}, epochs=4, cpus_per_worker=4))  # room for two
+    trials = read_trials(folder)
+    assert len(trials) == 8 and {trial.end.kind for trial in trials} == {"finished", "stopped"}
+    starts = {trial.id: sum(event.kind == "started" for event in trial.events) for trial in trials}
+    resumed = [trial for trial in trials if trial.end.kind == "finished" and starts[trial.id] > 1]
+    assert resumed, starts
+    for trial in trials:
+        assert [event.facts["epoch"] for event in trial.results] == list(range(1, len(trial.results) + 1))
+        assert trial.end.kind == "finished" or trial.end.facts["reason"]
+    alone = train(load_recipe(folder / "trials" / resumed[0].id / "recipe.yaml", ["name=alone", f"runs={tmp_path}"]))
+    assert weights_at_the_end(folder / "trials" / resumed[0].id) == weights_at_the_end(alone)
+
+
+@pytest.mark.slow
+def test_the_median_rule_stops_what_is_worse_than_most_were(cohort, tmp_path):
+    space = {"cnn.width": 8, "cnn.depth": 2, "optim.lr": {"low": 3e-4, "high": 1e-2, "log": True}}
+    search = {"families": ["cnn"], "scheduler": "median", "trials": 8, "concurrent": 1, "space": space, "vary": ["lr"]}
+    trials = read_trials(tune(recipe(cohort, tmp_path, "median", search, epochs=4)))
+    stopped = [trial for trial in trials if trial.end.kind == "stopped"]
+    assert stopped and {trial.end.kind for trial in trials} == {"stopped", "finished"}
+    assert all("median" in trial.end.facts["reason"] for trial in stopped)
+
+
 def test_elastic_workers_and_a_group_that_never_fits_are_refused(cohort, tmp_path):
     with pytest.raises(RecipeError, match=r"recipe key 'train.workers' is \[1, 2\], but the trials of a search have a fixed size"):
         tune(recipe(cohort, tmp_path, "elastic", {}, workers=[1, 2]))

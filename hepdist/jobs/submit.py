@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -28,12 +29,14 @@ def submit(verb: str, words: Sequence[str], address: str) -> tuple[JobSubmission
     refuses.
     """
     client = connect(address)
-    found = order(verb, words, here=is_here(address), cluster=address)
+    here = is_here(address)
+    found = order(verb, words, here=here, cluster=address)
+    python = sys.executable if here else "python"  # there it is the one on the nodes' PATH, as Ray itself
     name = f"{found.verb}-{found.name}-{time.strftime('%Y%m%d-%H%M%S')}"
     with tempfile.TemporaryDirectory() as folder:
         pack(found, Path(folder))
         environment: dict[str, Any] = {"working_dir": folder, "env_vars": ENVIRONMENT}
-        entry = f"python -m hepdist {found.verb} {shlex.join(found.arguments)}"
+        entry = f"{shlex.quote(python)} -m hepdist {found.verb} {shlex.join(found.arguments)}"
         try:
             return client, client.submit_job(entrypoint=entry, submission_id=name, runtime_env=environment, metadata=found.metadata)
         except RuntimeError as error:

@@ -29,9 +29,12 @@ class Recorder(tune.Callback):
         epochs: int,
         changed: Callable[[Trial | None, Event | None], None],
         reasons: Callable[[str], str],
+        otherwise: str,
     ) -> None:
-        """changed: told of each event, and now and then that there was none; reasons: why the scheduler stopped a trial of Tune's, or ''."""
+        """changed: told of each event, and now and then that there was none; reasons: why the scheduler stopped a trial of Tune's, or '', for
+        which `otherwise` is said."""
         self.folder, self.proposer, self.epochs, self.changed, self.reasons = folder, proposer, epochs, changed, reasons
+        self.otherwise = otherwise
         self._base: dict[str, tuple[float, float]] = {}
         """By trial: device-seconds and money of the attempts before this one."""
         self._exploits: dict[str, dict[str, Any]] = {}
@@ -73,7 +76,7 @@ class Recorder(tune.Callback):
             self._note(ours, "finished", result, {})
         else:
             limit = self.proposer.spent()
-            reason = self.reasons(trial.trial_id) or (f"{ENDED}, since {limit}" if limit else "the scheduler ended it")
+            reason = self.reasons(trial.trial_id) or (f"{ENDED}, since {limit}" if limit else self.otherwise)
             self._note(ours, "stopped", result, {"reason": reason})
 
     def on_trial_recover(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:

@@ -51,6 +51,7 @@ def run_trials(
     from hepdist.search.live import Live
     from hepdist.search.proposer import Proposer, current
     from hepdist.search.recorder import ENDED, Recorder, Spent
+    from hepdist.search.schedulers import USUAL_REASONS
     from hepdist.search.schedulers import build as build_scheduler
     from hepdist.search.standing import state
     from hepdist.search.tracking import Tracking
@@ -86,7 +87,8 @@ def run_trials(
 
         scheduler = build_scheduler(recipe, space, lambda *facts: recorder.exploited(*facts))
         reasons: Callable[[str], str] = lambda name: getattr(scheduler, "reasons", {}).get(name, "")  # noqa: E731
-        recorder = Recorder(folder, proposer, recipe.train.epochs, changed, reasons)
+        otherwise = USUAL_REASONS.get(search.scheduler, "the scheduler ended it")
+        recorder = Recorder(folder, proposer, recipe.train.epochs, changed, reasons, otherwise)
         shutil.rmtree(folder / TUNES, ignore_errors=True)
         # Proposals that wait for room ask an autoscaler for it; one that learns from results is not asked before they are there.
         os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = "1" if search.searcher == "tpe" else str(AHEAD)

@@ -24,6 +24,12 @@ Told = Callable[[str, str, dict[str, Any], int], None]
 QUARTER = 0.25
 """PBT: the worst quarter continues from the best quarter; with so much probability a value is drawn anew instead of changed a little."""
 
+USUAL_REASONS = {
+    "hyperband": "HyperBand: it was not among the best of its bracket",
+    "median": "the median rule: its best score was below the median of what others had reached on average",
+}
+"""Of schedulers that do not say why they stop one trial."""
+
 
 def build(recipe: Recipe, space: Space, exploited: Told) -> TrialScheduler:
     """The scheduler that the recipe names; time is counted in epochs, the metric is 'score' and given by Tune's configuration."""
