@@ -29,12 +29,12 @@ from hepdist.augment import normalise
 from hepdist.cluster import connect
 from hepdist.recipe import Recipe
 from hepdist.shards.manifest import Manifest
+from hepdist.shards.plan import plan_of
 from hepdist.shards.stream import Batch, Stream
 from hepdist.spec import parse
 from hepdist.tasks import build as build_task
 from hepdist.training.engine import build_engine
 from hepdist.training.saved_model import Signature, build_model
-from hepdist.training.worker import plan_of
 
 CASES: dict[str, dict[str, Any]] = {
     "3D U-Net 128^3": {

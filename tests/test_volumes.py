@@ -22,6 +22,7 @@ from hepdist.evaluation.score import score_splits
 from hepdist.ingest import ingest
 from hepdist.recipe import Recipe
 from hepdist.shards.manifest import Manifest
+from hepdist.shards.plan import plan_of
 from hepdist.shards.read import SplitReader, columns_of
 from hepdist.spec import parse
 from hepdist.tasks import build as build_task
@@ -31,7 +32,6 @@ from hepdist.training.launch import train
 from hepdist.training.metrics_file import read_metrics
 from hepdist.training.preflight import fits_cohort
 from hepdist.training.saved_model import load_model
-from hepdist.training.worker import plan_of
 
 BRICK = (12, 10, 8)
 CLASSES = ("background", "liver", "tumour")

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -104,8 +105,11 @@ class Manifest:
 
     def row_groups(self, split: str) -> np.ndarray:
         """int64[groups, 3]: index into of(split), row group in that file, rows."""
-        triples = [(i, g, rows) for i, shard in enumerate(self.of(split)) for g, rows in enumerate(shard.row_groups)]
-        return np.array(triples, dtype=np.int64).reshape(-1, 3)
+        shards = self.of(split)
+        groups = np.array([len(shard.row_groups) for shard in shards], np.int64)
+        rows = np.fromiter(chain.from_iterable(shard.row_groups for shard in shards), np.int64, groups.sum())
+        number = np.arange(len(rows)) - np.repeat(np.cumsum(groups) - groups, groups)
+        return np.stack([np.repeat(np.arange(len(shards)), groups), number, rows], axis=1)
 
     @property
     def in_bricks(self) -> bool:
@@ -114,8 +118,8 @@ class Manifest:
 
     def cases(self, split: str) -> np.ndarray:
         """int64[cases + 1]: the first row of each case of the split, and the number of rows; a case is a row, or all bricks of a volume."""
-        rows = [n for shard in self.of(split) for n in (shard.volumes or (1,) * shard.rows)]
-        return np.concatenate([[0], np.cumsum(rows, dtype=np.int64)]).astype(np.int64)
+        rows = [np.array(shard.volumes, np.int64) if shard.volumes else np.ones(shard.rows, np.int64) for shard in self.of(split)]
+        return np.cumsum(np.concatenate([np.zeros(1, np.int64), *rows]))
 
     def row_bytes(self) -> int:
         """Bytes of a row's tensors."""

@@ -43,38 +43,50 @@ class Order:
     def windows(self) -> int:
         return -(-self.batches // self.window_batches)
 
+    def span(self, window: int) -> tuple[int, int]:
+        """The positions [first, last) of the epoch that a window covers."""
+        size = self.window_batches * self.global_batch
+        return window * size, min((window + 1) * size, self.rows)
+
     def window(self, epoch: int, window: int) -> np.ndarray:
         """int64[rows of the window]: global row numbers (in manifest order) by position in the epoch.
 
         Row p of the result is the sample at position window * window_batches * global_batch + p.
         """
-        first = window * self.window_batches * self.global_batch
-        last = min(first + self.window_batches * self.global_batch, self.rows)
-        line = self._line(epoch, first, last)
-        draw = np.random.default_rng((WITHIN_WINDOWS, self.seed, epoch, window))
+        return self.lanes(epoch, window, 0, self.global_batch)[0]
+
+    def lanes(self, epoch: int, window: int, low: int, high: int) -> tuple[np.ndarray, np.ndarray]:
+        """The part of a window that the lanes [low, high) hold: (rows, positions), int64[n] each, by position in the epoch.
+
+        Each lane has its stretch of the line, shuffled, and a batch takes one row of every lane in turn. What other lanes hold is not
+        drawn, unless the split fits into the window.
+        """
+        first, last = self.span(window)
+        random = np.random.PCG64((WITHIN_WINDOWS, self.seed, epoch, window))
         if self.windows == 1:
-            return draw.permutation(line)
-        return self._deal(line, draw)
+            positions = np.arange(first, last)
+            chosen = (positions % self.global_batch >= low) & (positions % self.global_batch < high)
+            return np.random.Generator(random).permutation(self._line(epoch, first, last))[chosen], positions[chosen]
+        batches, rest = divmod(last - first, self.global_batch)
+        lane = np.arange(low, high)
+        lengths = batches + (lane < rest)
+        begin, end = low * batches + min(low, rest), high * batches + min(high, rest)
+        line = self._line(epoch, first + begin, first + end)
+        draw = np.random.Generator(random.advance(begin))  # past the lanes before: one draw a row
+        turn = np.arange(len(line)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        lane = np.repeat(lane, lengths)
+        shuffled = line[np.lexsort((draw.random(len(line)), lane))]
+        by_position = np.lexsort((lane, turn))
+        return shuffled[by_position], first + (turn * self.global_batch + lane)[by_position]
 
     def _line(self, epoch: int, first: int, last: int) -> np.ndarray:
         """The rows at [first, last) of the row groups laid end to end in this epoch's order."""
-        order, ends, starts = _shuffled_groups(self._groups, self.seed, epoch)
+        order, ends = _shuffled_groups(self._groups, self.seed, epoch)
         low, high = np.searchsorted(ends, (first, last - 1), side="right")
-        parts = []
-        for place in range(low, high + 1):
-            begin = ends[place] - self._groups.array[order[place]]
-            a, b = max(first, begin) - begin, min(last, ends[place]) - begin
-            parts.append(np.arange(a, b) + starts[order[place]])
-        return np.concatenate(parts)
-
-    def _deal(self, line: np.ndarray, draw: np.random.Generator) -> np.ndarray:
-        """Give each lane its stretch, shuffle inside the lanes, then take one row of every lane in turn."""
-        batches, rest = divmod(len(line), self.global_batch)
-        lengths = np.full(self.global_batch, batches) + (np.arange(self.global_batch) < rest)
-        lane = np.repeat(np.arange(self.global_batch), lengths)
-        shuffled = line[np.lexsort((draw.random(len(line)), lane))]
-        turn = np.arange(len(line)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        return shuffled[np.lexsort((lane, turn))]
+        chosen, ends = order[low : high + 1], ends[low : high + 1]
+        begins = ends - self._groups.array[chosen]
+        lengths = np.minimum(ends, last) - np.maximum(begins, first)
+        return np.arange(first, last) + np.repeat(self._groups.starts[chosen] - begins, lengths)
 
     @cached_property
     def _groups(self) -> _Groups:
@@ -88,6 +100,11 @@ class _Groups:
         self.array = array
         self.key = hash(array.tobytes())
 
+    @cached_property
+    def starts(self) -> np.ndarray:
+        """Each group's first row in manifest order."""
+        return np.cumsum(self.array) - self.array
+
     def __hash__(self) -> int:
         return self.key
 
@@ -95,11 +112,11 @@ class _Groups:
         return isinstance(other, _Groups) and np.array_equal(self.array, other.array)
 
 
-@lru_cache(maxsize=4)
-def _shuffled_groups(groups: _Groups, seed: int, epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """An epoch's row-group order, the ends of the groups in that order, and each group's first row in manifest order."""
+@lru_cache(maxsize=2)
+def _shuffled_groups(groups: _Groups, seed: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+    """An epoch's row-group order, and the ends of the groups in that order; 16 bytes a group, kept for this epoch and the next."""
     order = np.random.default_rng((OF_GROUPS, seed, epoch)).permutation(len(groups.array))
-    return order, np.cumsum(groups.array[order]), np.cumsum(groups.array) - groups.array
+    return order, np.cumsum(groups.array[order])
 
 
 def window_batches(row_bytes: int, global_batch: int, window_mib: float, rows: int) -> int:

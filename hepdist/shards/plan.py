@@ -9,11 +9,17 @@ from __future__ import annotations
 from bisect import bisect_right
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hepdist.place import absolute
 from hepdist.shards.order import Order, portion, window_batches
+from hepdist.shards.read import columns_of, scores_volumes
+
+if TYPE_CHECKING:
+    from hepdist.recipe import Recipe
+    from hepdist.shards.manifest import Manifest
 
 READER_CPUS = 0.1
 """CPUs that a read task asks of Ray: with the 0.9 of a training worker a pair fits one core, and neither starves."""
@@ -24,7 +30,8 @@ class Plan:
     cohort: str
     columns: tuple[str, ...]
     """Columns a batch carries, besides row and position."""
-    train_group_rows: tuple[int, ...]
+    train_group_rows: tuple[int, ...] | np.ndarray
+    """Rows of each train row group, in manifest order; of a large cohort an array, which Ray hands to read tasks without a copy."""
     val_rows: int
     row_bytes: int
     seed: int
@@ -41,7 +48,7 @@ class Plan:
 
     @cached_property
     def order(self) -> Order:
-        rows = sum(self.train_group_rows)
+        rows = int(np.sum(self.train_group_rows))
         window = window_batches(self.row_bytes, self.global_batch, self.window_mib, rows)
         return Order(self.train_group_rows, self.seed, self.global_batch, window)
 
@@ -86,8 +93,10 @@ class Plan:
     @cached_property
     def validation_cuts(self) -> np.ndarray:
         """int64[batches + 1]: the first row of each validation batch, and their end; no batch holds bricks of two volumes."""
-        starts = [np.arange(first, last, self.validation_batch) for first, last in pairwise(self._validation_units.tolist())]
-        return np.append(np.concatenate([np.empty(0, np.int64), *starts]), self.val_rows)
+        units = self._validation_units
+        batches = -(-np.diff(units) // self.validation_batch)
+        batch = np.arange(batches.sum()) - np.repeat(np.cumsum(batches) - batches, batches)  # its number inside its unit
+        return np.append(np.repeat(units[:-1], batches) + batch * self.validation_batch, self.val_rows)
 
     def validation_batches(self, rank: int, world: int) -> tuple[int, int]:
         """The validation batches [low, high) that a rank scores; batches are cut without regard to the world size."""
@@ -126,15 +135,20 @@ class Plan:
     # --- what an item holds ---
 
     def train_rows(self, epoch: int, window: int, rank: int, world: int, skip: int = 0) -> tuple[np.ndarray, np.ndarray]:
-        """A rank's (rows, positions), int64[n] each, of a window in batch order; the first `skip` global batches left out."""
-        line = self.order.window(epoch, window)
-        start = window * self.order.window_batches * self.global_batch
-        rows, positions = [], []
-        for first in range(skip * self.global_batch, len(line), self.global_batch):
-            low, high = portion(min(self.global_batch, len(line) - first), rank, world)
-            rows.append(line[first + low : first + high])
-            positions.append(np.arange(start + first + low, start + first + high))
-        return np.concatenate(rows), np.concatenate(positions)
+        """A rank's (rows, positions), int64[n] each, of a window in batch order; the first `skip` global batches left out.
+
+        Only the rank's lanes are drawn: a thousand workers plan together about as much as one.
+        """
+        first, last = self.order.span(window)
+        short = (last - first) % self.global_batch
+        rows, positions = self.order.lanes(epoch, window, *portion(self.global_batch, rank, world))
+        kept = (positions >= first + skip * self.global_batch) & (positions < last - short)
+        rows, positions = rows[kept], positions[kept]
+        if short:  # the last batch of an epoch is portioned by its own size
+            more, places = self.order.lanes(epoch, window, *portion(short, rank, world))
+            kept = places >= last - short
+            rows, positions = np.concatenate([rows, more[kept]]), np.concatenate([positions, places[kept]])
+        return rows, positions
 
     def validation_rows(self, chunk: int, rank: int, world: int) -> np.ndarray:
         """int64[n]: the rows of one validation item of a rank."""
@@ -142,3 +156,22 @@ class Plan:
         first = low + chunk * self._chunk_batches
         last = min(high, first + self._chunk_batches)
         return np.arange(self.validation_cuts[first], self.validation_cuts[last])
+
+
+def plan_of(recipe: Recipe, manifest: Manifest) -> Plan:
+    """The run's plan: a pure function of the recipe and the manifest."""
+    return Plan(
+        cohort=absolute(recipe.data.cohort),
+        columns=columns_of(recipe, manifest),
+        train_group_rows=manifest.row_groups("train")[:, 2].copy(),
+        val_rows=manifest.rows("val"),
+        row_bytes=manifest.row_bytes(),
+        seed=recipe.train.seed,
+        epochs=recipe.train.epochs,
+        global_batch=recipe.train.global_batch,
+        validate_every=recipe.train.validate_every,
+        validation_batch=recipe.evaluation.batch,
+        window_mib=recipe.data.window_mib,
+        verify=recipe.data.verify,
+        val_volumes=tuple(np.diff(manifest.cases("val")).tolist()) if scores_volumes(recipe, manifest) else (),
+    )

@@ -197,14 +197,26 @@ def _load(cohort: str, stamp: str) -> Manifest:
     return Manifest.load(cohort)
 
 
-def open_split(cohort: str, split: str, *, verify: bool = True) -> SplitReader:
-    """A reader whose manifest is loaded once a process (and again if the file changes); verify: as SplitReader."""
-    place = place_of(cohort)
+@lru_cache(maxsize=8)
+def _reader(cohort: str, stamp: str, split: str, verify: bool) -> SplitReader:
+    return SplitReader(cohort, _load(cohort, stamp), split, verify=verify)
+
+
+def _stamp(cohort: str) -> str:
     try:
-        stamp = place.stamp(MANIFEST)
+        return place_of(cohort).stamp(MANIFEST)
     except FileNotFoundError:
-        stamp = ""
-    return SplitReader(place, _load(cohort, stamp), split, verify=verify)
+        return ""
+
+
+def manifest_of(cohort: str) -> Manifest:
+    """The manifest, loaded once a process (and again if the file changes). Raises as Manifest.load does."""
+    return _load(cohort, _stamp(cohort))
+
+
+def open_split(cohort: str, split: str, *, verify: bool = True) -> SplitReader:
+    """A reader that is made once a process (and again if the manifest changes); verify: as SplitReader."""
+    return _reader(cohort, _stamp(cohort), split, verify)
 
 
 INPUTS = {

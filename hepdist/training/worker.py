@@ -19,12 +19,11 @@ import torch.distributed as dist
 from hepdist.augment import normalise
 from hepdist.augment.degrade import Scale
 from hepdist.errors import RunError
-from hepdist.place import absolute
 from hepdist.recipe import Recipe
 from hepdist.shards.format import TensorField
 from hepdist.shards.manifest import Manifest
-from hepdist.shards.plan import Plan
-from hepdist.shards.read import SplitReader, columns_of, scores_volumes
+from hepdist.shards.plan import Plan, plan_of
+from hepdist.shards.read import SplitReader, manifest_of, scores_volumes
 from hepdist.shards.stream import Stream
 from hepdist.spec import parse
 from hepdist.stores import is_uri
@@ -58,25 +57,6 @@ GUARD_DELAY = 2
 """Steps that a GPU is ahead of the host when the host asks whether a step was left out."""
 SMALL_MIB = 256
 """Bytes of an epoch up to which a worker reads itself: a second or less of its time, where readers of its own cost 5 % of each step."""
-
-
-def plan_of(recipe: Recipe, manifest: Manifest) -> Plan:
-    """The run's plan: a pure function of the recipe and the manifest."""
-    return Plan(
-        cohort=absolute(recipe.data.cohort),
-        columns=columns_of(recipe, manifest),
-        train_group_rows=tuple(int(rows) for shard in manifest.of("train") for rows in shard.row_groups),
-        val_rows=manifest.rows("val"),
-        row_bytes=manifest.row_bytes(),
-        seed=recipe.train.seed,
-        epochs=recipe.train.epochs,
-        global_batch=recipe.train.global_batch,
-        validate_every=recipe.train.validate_every,
-        validation_batch=recipe.evaluation.batch,
-        window_mib=recipe.data.window_mib,
-        verify=recipe.data.verify,
-        val_volumes=tuple(np.diff(manifest.cases("val")).tolist()) if scores_volumes(recipe, manifest) else (),
-    )
 
 
 def readers_of(recipe: Recipe, plan: Plan) -> int:
@@ -115,7 +95,7 @@ def _work(config: dict[str, Any], noticed: Callable[[], bool], judge_run: Judge 
     rank, world = dist.get_rank(), dist.get_world_size()
     watchdog = Watchdog(folder, rank, recipe.train.hang_s)
     ended.callback(watchdog.close)
-    manifest = Manifest.load(recipe.data.cohort)
+    manifest = manifest_of(recipe.data.cohort)
     plan, signature = plan_of(recipe, manifest), Signature.of(manifest)
 
     if rank == 0:
