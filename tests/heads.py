@@ -29,7 +29,13 @@ def head(log: Path, cpus: int = 3) -> Iterator[dict[str, str]]:
     with tempfile.TemporaryDirectory(
         prefix="hd-", dir="/tmp", ignore_cleanup_errors=True
     ) as short:  # a socket's path may have 107 characters
-        own = {"RAY_TMPDIR": short, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_USAGE_STATS_ENABLED": "0"}
+        own = {
+            "RAY_TMPDIR": short,
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": secrets.token_hex(32),
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_worker_niceness": "0",
+        }
         command = [RAY, "start", "--head", "--block", "--num-cpus", str(cpus), "--object-store-memory", str(400 << 20)]
         command += [f"--{name}={number}" for name, number in ports.items()]
         with open(log, "wb") as file, subprocess.Popen(command, env=plain | own, stdout=file, stderr=file) as process:

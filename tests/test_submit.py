@@ -112,7 +112,7 @@ def state(client: dict[str, str], kind: str) -> list[dict]:
     ray = Path(sys.executable).with_name("ray")
     return json.loads(
         subprocess.run(
-            [ray, "list", kind, "--format", "json", "--limit", "1000"], env=client, capture_output=True, text=True, check=True
+            [ray, "list", kind, "--format", "json", "--limit", "1000", "--detail"], env=client, capture_output=True, text=True, check=True
         ).stdout
         or "[]"
     )
