@@ -84,6 +84,8 @@ class TrialRun(tune.Trainable):
         return self._told(said, replayed=False)
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
+        if not self.config["population"]:  # a pause, after which another process may go on, and does not find the folder's lock held here
+            self._leave()
         take_out(self.run, Path(checkpoint_dir))
 
     def load_checkpoint(self, checkpoint: Any) -> None:
