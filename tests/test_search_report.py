@@ -281,6 +281,8 @@ def test_overhead_counts_each_attempt_once() -> None:
         event("started", 200.0), event("failed", 220.0),
     ])  # fmt: skip
     assert overhead([trial]) == (15.0, 100.0)
+    waited = [event("started", 0.0), event("result", 30.0, epoch=1, score=0.1, overhead_s=10.0), event("paused", 31.0)]
+    assert overhead([Trial("b", {}, [*waited, event("stopped", 900.0)])]) == (10.0, 31.0)
 
 
 def test_pareto_front_is_what_nobody_beats() -> None:

@@ -133,12 +133,13 @@ def overhead(trials: Iterable[Trial]) -> tuple[float, float]:
 
 
 def _attempts(trial: Trial) -> list[list[Event]]:
-    """A trial's events, cut where it was started."""
+    """A trial's events, cut where it was started, up to a pause."""
     found: list[list[Event]] = []
     for event in trial.events:
         if event.kind == "started" or not found:
-            found.append([])
-        found[-1].append(event)
+            found.append([event])
+        elif found[-1][-1].kind != "paused":
+            found[-1].append(event)
     return found
 
 
