@@ -12,11 +12,11 @@ from hepdist.search.halving import Halving
 
 
 class Promotion(FIFOScheduler):
-    """Ray's own ASHA stops for good what is not among the best that have come so far, and lets all early ones go on; this one decides when all is known."""
+    """Ray's own ASHA stops for good what is not among the best that have come so far, and lets early ones go on; this one waits until it is certain."""
 
     def __init__(self, halving: Halving, planned: Callable[[], int], places: int, concurrent: int, *, early: bool) -> None:
-        """planned: trials that there will be; places: trials for which there is room; concurrent: most at a time, 0 for no such limit; early: let trials go on before it is certain
-        that they are among the best, rather than start new ones (see halving)."""
+        """planned: trials that there will be; places: those for which there is room; concurrent: most at a time, 0 for no such limit; early: let
+        trials go on before it is certain that they are among the best, rather than start new ones (see halving)."""
         super().__init__()
         self.halving, self.planned, self.places, self.concurrent, self.early = halving, planned, places, concurrent, early
         self.reasons: dict[str, str] = {}
