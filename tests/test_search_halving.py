@@ -40,7 +40,7 @@ def drive(halving: Halving, curves: dict[str, list[float]], seconds: dict[str, f
         trained += 1
         halving.hear(name, epoch, curves[name][epoch - 1])
         if epoch == last:
-            halving.over.add(name)
+            halving.end(name)
         elif halving.verdict(name, halving.rungs()) == "goes on":
             begin(name, now, epoch + 1)
         else:
@@ -132,14 +132,26 @@ def test_trials_that_fail_or_end_by_themselves_keep_nobody_waiting() -> None:
     for number in range(8):
         halving.hear(f"{number}", 1, number / 10)
     assert [halving.verdict(f"{n}", halving.rungs()) for n in (7, 6, 5, 4)] == ["goes on", "goes on", "waits", "is out"]
-    halving.over.add("8")  # before its first result
+    halving.end("8", failed=True)  # before its first result
     assert halving.verdict("5", halving.rungs()) == "goes on"
     halving.hear("7", 3, 0.7)
     halving.hear("6", 2, 0.9)
-    halving.over.add("6")  # patience: it counts with what it has
+    halving.end("6")  # patience: it counts with what it has
     assert halving.verdict("7", halving.rungs()) == "is out"
     halving.hear("5", 3, 0.1)
     assert halving.verdict("5", halving.rungs()) == "is out"
+
+
+def test_a_trial_that_fails_on_its_way_to_a_rung_takes_nobodys_place_there() -> None:
+    halving = Halving([3, 9], 3, True, 3)
+    for name, score in (("a", 0.9), ("b", 0.5), ("c", 0.4)):
+        halving.hear(name, 2, score)
+    halving.end("a", failed=True)
+    for name in "bc":
+        halving.hear(name, 3, 0.5 if name == "b" else 0.4)
+    assert [halving.verdict(name, halving.rungs()) for name in "bc"] == ["goes on", "is out"]
+    halving.back("a")
+    assert halving.verdict("b", halving.rungs()) == "waits"
 
 
 def test_what_is_on_record_is_taken_up_where_it_was() -> None:
@@ -151,7 +163,7 @@ def test_what_is_on_record_is_taken_up_where_it_was() -> None:
     halving.read([on_record("0", 0.4, 0.5), on_record("1", 0.6, end="failed"), on_record("2", 0.2, end="stopped")])
     rungs = halving.rungs()
     assert (halving.verdict("0", rungs), halving.verdict("2", rungs)) == ("goes on", "is out")
-    halving.planned = 9
+    halving.plan(9)
     assert halving.verdict("2", halving.rungs()) == "waits", "a search of more trials may let it go on"
 
 

@@ -60,19 +60,41 @@ class Halving:
     """Which trials go on, from what is heard of them."""
 
     def __init__(self, epochs: Sequence[int], reduction: int, higher_is_better: bool, planned: int) -> None:
-        """epochs: of the rungs, the last of which is the end; planned: how many trials there will be, which may turn out fewer."""
+        """epochs: of the rungs, the last of which is the end; planned: how many trials there will be."""
         self.epochs, self.reduction, self.planned = list(epochs[:-1]), reduction, planned
         self.sign = 1.0 if higher_is_better else -1.0
         self.scores: dict[str, dict[int, float]] = {}
         """By trial and epoch; higher is better, minus infinity for what is no number."""
         self.over: set[str] = set()
-        """Trials that come no further: rungs to which they would go on take them with what they have."""
+        """Trials that come no further: rungs to which they would go on take them with what they have, or as the last if they failed."""
+        self.failed: set[str] = set()
+        """Of these."""
         self.early: list[set[str]] = [set() for _ in self.epochs]
         """By rung, trials that went on before it was certain."""
+        self._rungs: list[Rung] | None = None
+        """As they were when they were last asked for, if nothing was heard since."""
 
     def hear(self, trial: str, epoch: int, score: Any) -> None:
         usable = isinstance(score, int | float) and math.isfinite(score)
         self.scores.setdefault(trial, {})[epoch] = self.sign * score if usable else -math.inf
+        self._rungs = None
+
+    def end(self, trial: str, *, failed: bool = False) -> None:
+        """No more comes of it."""
+        self.over.add(trial)
+        self.failed |= {trial} if failed else set()
+        self._rungs = None
+
+    def back(self, trial: str) -> None:
+        """It had ended, and is tried again."""
+        self.over.discard(trial)
+        self.failed.discard(trial)
+        self._rungs = None
+
+    def plan(self, trials: int) -> None:
+        """There will be so many trials."""
+        if trials != self.planned:
+            self.planned, self._rungs = trials, None
 
     def read(self, trials: Iterable[Trial]) -> None:
         """Hear what is on record."""
@@ -80,10 +102,15 @@ class Halving:
             for event in trial.results:
                 self.hear(trial.id, event.facts["epoch"], event.facts["score"])
             if trial.end and trial.end.kind != "stopped":
-                self.over.add(trial.id)
+                self.end(trial.id, failed=trial.end.kind == "failed")
 
     def rungs(self) -> list[Rung]:
         """All comparisons, of which the last rung has none."""
+        if self._rungs is None:
+            self._rungs = self._compare()
+        return self._rungs
+
+    def _compare(self) -> list[Rung]:
         found: list[Rung] = []
         entrants = self.scores.keys() | self.over
         size = max(self.planned, len(entrants))
@@ -129,6 +156,7 @@ class Halving:
             best = next((trial for trial in rung.ranking[:room] if trial in waiting and trial not in rung.onward), None)
             if best is not None and len(rung.onward) < room:
                 self.early[number].add(best)
+                self._rungs = None
                 return best
         return None
 
@@ -138,7 +166,9 @@ class Halving:
     def _score(self, trial: str, epoch: int) -> float:
         """Where it stands at this epoch, not the best up to there: of a small validation split that keeps the luck of its first epochs."""
         heard = self.scores.get(trial, {})
-        return heard[max(at for at in heard if at <= epoch)] if heard else -math.inf
+        if not heard or (trial in self.failed and self._reached(trial) < epoch):
+            return -math.inf
+        return heard[max(at for at in heard if at <= epoch)]
 
 
 def epochs_to_come(done: Sequence[tuple[float, bool]], epochs: Sequence[int], reduction: int, planned: int) -> float:

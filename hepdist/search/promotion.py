@@ -33,7 +33,7 @@ class Promotion(FIFOScheduler):
         """Also called for one that starts anew, since its process went away."""
         self._trials[_name(trial)] = trial
         if not trial.config["final"]:
-            self.halving.over.discard(_name(trial))
+            self.halving.back(_name(trial))
 
     def on_trial_result(self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]) -> str:
         """Never stops a trial: of one that is out Tune would let the process go, before `choose_trial_to_run` has found who may have it."""
@@ -44,17 +44,17 @@ class Promotion(FIFOScheduler):
     def on_trial_complete(self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]) -> None:
         if "score" in result:
             self.halving.hear(_name(trial), result["epoch"], result["score"])
-        self.halving.over.add(_name(trial))
+        self.halving.end(_name(trial), failed=any(key.startswith("failed") for key in result))
 
     def on_trial_remove(self, tune_controller: Any, trial: TuneTrial) -> None:
-        self.halving.over.add(_name(trial))
+        self.halving.end(_name(trial))
 
     def on_trial_error(self, tune_controller: Any, trial: TuneTrial) -> None:
-        self.halving.over.add(_name(trial))
+        self.halving.end(_name(trial), failed=True)
 
     def choose_trial_to_run(self, tune_controller: Any) -> TuneTrial | None:
         """A paused trial that is to go on. Those that can't any more are stopped. New trials are Tune's own matter, which come after these."""
-        self.halving.planned = self.planned()
+        self.halving.plan(self.planned())
         rungs = self.halving.rungs()
         for name, trial in self._paused().items():
             if self.halving.verdict(name, rungs) == "is out":
