@@ -74,9 +74,7 @@ class Recorder(tune.Callback):
         if ours.end is not None:
             return
         result = trial.last_result or {}
-        if (result.get("done") and not self.reasons(trial.trial_id) and not self.proposer.spent()) or (
-            ours.results and ours.results[-1].facts["epoch"] >= self.epochs
-        ):
+        if result.get("finished") or (ours.results and ours.results[-1].facts["epoch"] >= self.epochs):
             self._note(ours, "finished", result, {})
         else:
             limit = self.proposer.spent()
