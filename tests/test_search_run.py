@@ -226,9 +226,9 @@ def test_asha_trains_on_what_is_best_at_each_rung_and_says_why_the_others_end(co
     tune(recipe(cohort, tmp_path, "rungs", search))
     assert (folder / "events.jsonl").read_bytes() == before, "what had ended was taken up again"
     more = read_trials(tune(recipe(cohort, tmp_path, "rungs", {**search, "trials": 16})))
-    assert [sum(len(trial.results) >= epoch for trial in more) for epoch in (1, 2, 4)] == [16, 8, 4], (
-        "some of the first 8 were not let in again"
-    )
+    best = sorted(more, key=lambda t: (-t.results[0].facts["score"], t.id))[:8]
+    assert len(more) == 16 and all(len(trial.results) >= 2 for trial in best), "stopped ones that are among the best now were not let in"
+    assert sum(len(trial.results) >= 2 for trial in more) <= 8 + 4  # those that had gone on before are not taken back
     assert not evidence.settled(left)
 
 
