@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hepdist.recipe import Recipe
+from hepdist.search.halving import ASHA, Halving, rung_epochs
 from hepdist.search.record import Event, Trial, read_trials
 from hepdist.shards.manifest import Manifest
 
@@ -49,6 +50,7 @@ def run_trials(
     from hepdist.search.budget import Limits
     from hepdist.search.estimate import share_of_epochs
     from hepdist.search.live import Live
+    from hepdist.search.promotion import Promotion
     from hepdist.search.proposer import Proposer, current
     from hepdist.search.recorder import ENDED, Recorder, Spent
     from hepdist.search.schedulers import USUAL_REASONS
@@ -61,22 +63,27 @@ def run_trials(
     search = recipe.search
     task = build_task(recipe, manifest)
     known = read_trials(folder) if known is None else known
+    planned = max(search.trials, len(known))
+    halving = Halving(rung_epochs(search, recipe.train, recipe.optim), search.reduction, task.higher_is_better, planned)
     for trial in known:
         if (end := trial.end) and end.facts.get("reason", "").startswith(ENDED):
             trial.events.remove(end)  # there may be more to spend now
+    reopen(known, halving)
     if len(known) >= search.trials and all(trial.end for trial in known):
         return known
     limits = Limits(search.device_hours, search.money, search.hours)
     going = [current(trial) for trial in known if not trial.end]
     searcher = searcher or searchers.build(recipe, space, told(known, task.higher_is_better), going)
-    proposer = Proposer(folder, known, searcher, search.trials, task.higher_is_better, lambda: limits.reached(*recorder.totals()))
+    proposer = Proposer(
+        folder, known, searcher, search.trials, task.higher_is_better, lambda: limits.reached(*recorder.totals()), lambda: full()
+    )
     cluster, kind = ray.cluster_resources(), "GPU" if device == "cuda" else "CPU"
     devices = recipe.train.most * (search.gpus_per_worker if device == "cuda" else recipe.train.cpus_per_worker)
     slots = min(room(recipe, cluster, device), search.concurrent or search.trials)
-    population = search.scheduler in ("pbt", "hyperband")
+    pausing = search.scheduler in ("asha", "pbt", "hyperband")
     tracking = Tracking(recipe, folder, task.select, task.higher_is_better)
     usual_epochs = share_of_epochs(recipe)[0] * recipe.train.epochs
-    with Live(recipe.model_dump(mode="json"), planned=max(search.trials, len(known)), usual_epochs=usual_epochs) as live:
+    with Live(recipe.model_dump(mode="json"), planned=planned, usual_epochs=usual_epochs) as live:
 
         def changed(trial: Trial | None, event: Event | None) -> None:
             busy = sum(state(trial) == "running" for trial in proposer.all)
@@ -85,7 +92,8 @@ def run_trials(
             if trial and event:
                 tracking.heard(trial, event)
 
-        scheduler = build_scheduler(recipe, space, lambda *facts: recorder.exploited(*facts))
+        scheduler = build_scheduler(recipe, space, halving, lambda: proposer.planned, slots, lambda *facts: recorder.exploited(*facts))
+        full: Callable[[], bool] = lambda: isinstance(scheduler, Promotion) and scheduler.full()  # noqa: E731
         reasons: Callable[[str], str] = lambda name: getattr(scheduler, "reasons", {}).get(name, "")  # noqa: E731
         otherwise = USUAL_REASONS.get(search.scheduler, "the scheduler ended it")
         recorder = Recorder(folder, proposer, recipe.train.epochs, changed, reasons, otherwise)
@@ -104,8 +112,8 @@ def run_trials(
             mode="max" if task.higher_is_better else "min",
             search_alg=proposer,
             scheduler=scheduler,
-            num_samples=max(search.trials, len(known)),
-            max_concurrent_trials=None if population or not search.concurrent else slots,
+            num_samples=planned,
+            max_concurrent_trials=None if pausing or not search.concurrent else slots,  # it counts paused ones
             reuse_actors=True,
             stop=Spent(proposer.spent),
             callbacks=[recorder],
@@ -124,6 +132,15 @@ def told(known: list[Trial], higher_is_better: bool) -> list[tuple[dict[str, Any
     """What a searcher is to know of the trials on record that have ended: config, best score, other objectives."""
     best = [(trial, trial.best(higher_is_better)) for trial in known if trial.end]
     return [(trial.config, event.facts["score"] if event else None, (event.facts["cost"] or {}) if event else {}) for trial, event in best]
+
+
+def reopen(known: list[Trial], halving: Halving) -> None:
+    """Tell ASHA what is on record; trials that it had stopped in a search of fewer trials, of which it would now let more go on, are open again."""
+    halving.read(known)
+    rungs = halving.rungs()
+    for trial in known:
+        if (end := trial.end) and end.facts.get("reason", "").startswith(ASHA) and halving.verdict(trial.id, rungs) != "is out":
+            trial.events.remove(end)
 
 
 def ordered(trials: list[Trial], higher_is_better: bool) -> list[Trial]:
