@@ -67,8 +67,8 @@ def alerts_table(weekly: Weekly, judged: Judged, spec: SurveilSpec, accuracy: Ac
     """A row a week and series, with the columns of COLUMNS (docs/surveillance.md), the newest week last."""
     alerted = np.zeros(weekly.cases.shape, dtype=bool)
     for i, site in enumerate(weekly.sites):
-        for week, one in judged.by_week[site].items():
-            alerted[i, week] = one.alert
+        for week, verdict in judged.by_week[site].items():
+            alerted[i, week] = verdict.alert
     states = _states(hide(weekly.cases, spec.small_cell, keep=alerted), weekly.sites)
     shown = (
         {one.name: judge(public(one, states[one.name], spec.small_cell), judged.last, spec) for one in judged.series}

@@ -4,6 +4,7 @@ surveillance systems, Statistics in Medicine 2013, 32:1206; for what that keeps 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,7 +51,7 @@ def baseline(rules: Rules, history: int) -> Baseline | None:
         return None
     ago = np.arange(1, anniversaries[years] + rules.half_window + 1)
     season = np.zeros(len(ago), dtype=np.int64)
-    for younger, older in zip(anniversaries, anniversaries[1 : years + 1], strict=False):
+    for younger, older in pairwise(anniversaries[: years + 1]):
         first, last = younger + rules.half_window + 1, older - rules.half_window - 1
         between = (ago >= first) & (ago <= last)
         season[between] = 1 + (ago[between] - first) * BLOCKS // (last - first + 1)

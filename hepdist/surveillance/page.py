@@ -21,6 +21,8 @@ from hepdist.surveillance.spec import SurveilSpec
 PAGE = "surveil.html"
 MOST_PLOTS = 60
 MOST_ALERTS = 500
+DIGITS = {"observed": 0, "expected": 1, "upper": 1, "score": 2, "tested": 0}
+"""After the point, in the page's tables."""
 METHODS = {
     "farrington": (
         "Farrington flexible (Noufaily et al., Stat Med 2013, 32:1206): a quasi-Poisson regression of up to {years} years with a trend and ten seasons,"
@@ -55,7 +57,7 @@ def render(
     expected = false_alarms(list(latest.values()), spec)
     looks = [one for weeks in judged.by_week.values() for one in weeks.values()]
     alerts = table[table["alert"].fillna(False)].iloc[::-1].head(MOST_ALERTS)
-    used = sorted({one.method for one in looks})
+    used: list[str] = sorted({one.method for one in looks})
     plots, wide, unplotted = _plots(table, spec)
     tiles = [
         ("Newest whole week", week, f"until {until}"),
@@ -86,16 +88,16 @@ def _lead(week: str, flagged: pd.DataFrame, judged: int) -> str:
         return f"No series has enough history to judge week {week} by: EARS needs nine weeks before it."
     if flagged.empty:
         return f"In week {week} no series of {judged} is above its threshold."
-    names = [f"{row.site} ({_count(row)})" for row in flagged.itertuples()]
+    names = [f"{row['site']} ({_count(row)})" for row in records(flagged)]
     return (
         f"In week {week} {len(flagged)} of {judged} series {'is' if len(flagged) == 1 else 'are'} above the threshold: {', '.join(names)}."
     )
 
 
-def _count(row: Any) -> str:
-    if row.hidden:
-        return f"{row.hidden} cases" if row.hidden != "hidden" else "count hidden"
-    return f"{row.observed} cases" + ("" if pd.isna(row.expected) else f", {row.expected:.1f} expected")
+def _count(row: dict[str, Any]) -> str:
+    if row["hidden"]:
+        return "count hidden" if row["hidden"] == "hidden" else f"{row['hidden']} cases"
+    return f"{row['observed']} cases, {row['expected']:.1f} expected"
 
 
 def _cautions(
@@ -130,15 +132,21 @@ def _cautions(
 def _lines(rows: pd.DataFrame) -> list[dict[str, str]]:
     """Rows as the page writes them."""
     found = []
-    for row in rows.itertuples():
-        state = str(row.note) if pd.isna(row.alert) else "alert" if row.alert else ""
-        found.append({
-            "week": row.week, "site": row.site, "observed": _number(row.observed, 0), "hidden": row.hidden, "expected": _number(row.expected, 1),
-            "upper": _number(row.upper, 1), "score": _number(row.score, 2), "method": "" if pd.isna(row.method) else row.method, "alert": state,
-            "tested": _number(row.tested, 0), "hidden_tested": row.hidden_tested, "share": _percent(row.share), "prevalence": _percent(row.prevalence),
-            "interval": "" if pd.isna(row.prevalence_low) else f"{100 * row.prevalence_low:.1f} to {_percent(row.prevalence_high)}",
-        })  # fmt: skip
+    for row in records(rows):
+        low, high = row["prevalence_low"], _percent(row["prevalence_high"])
+        line = {name: _number(row[name], digits) for name, digits in DIGITS.items()}
+        line |= {name: _percent(row[name]) for name in ("share", "prevalence")}
+        line |= {name: row[name] for name in ("week", "site", "hidden", "hidden_tested")}
+        line["method"] = "" if pd.isna(row["method"]) else row["method"]
+        line["interval"] = "" if pd.isna(low) else f"{100 * low:.1f} to {high}"
+        line["alert"] = row["note"] if pd.isna(row["alert"]) else "alert" if row["alert"] else ""
+        found.append(line)
     return found
+
+
+def records(rows: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows as mappings."""
+    return [{str(name): value for name, value in row.items()} for row in rows.to_dict("records")]
 
 
 def _number(value: Any, digits: int) -> str:

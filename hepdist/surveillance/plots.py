@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from hepdist.evaluation.drawing import INK, LINE, MUTED, SERIES, figure, styled, svg
 from hepdist.surveillance.alerts import NOT_OVER
@@ -48,5 +49,5 @@ def _time(axes: Axes, days: np.ndarray) -> None:
     axes.set_xlim(days.min() - 4, days.max() + 4)
     axes.grid(False, axis="x")
     axes.tick_params(colors=LINE, labelcolor=MUTED)
-    axes.yaxis.get_major_locator().set_params(integer=True)
+    axes.yaxis.set_major_locator(MaxNLocator("auto", integer=True))
     axes.title.set_color(INK)

@@ -59,10 +59,10 @@ def fit(design: Floats, count: Floats, weight: Floats) -> Fit | None:
         covariance = np.linalg.inv(design.T @ scaled)
     except np.linalg.LinAlgError:
         return None
-    leverage = ((design @ covariance) * scaled).sum(axis=1)
+    leverage: Floats = np.minimum(((design @ covariance) * scaled).sum(axis=1), 1 - 1e-9)
     freedom = len(count) - design.shape[1]
     pearson = float((weight * (count - mean) ** 2 / mean).sum()) / freedom
-    return Fit(coefficients, covariance, mean, np.clip(leverage, 0.0, 1 - 1e-9), max(1.0, pearson))
+    return Fit(coefficients, covariance, mean, leverage, max(1.0, pearson))
 
 
 def _deviance(count: Floats, mean: Floats, weight: Floats) -> float:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import pandas as pd
-
+from hepdist.surveillance.page import records
 from hepdist.surveillance.run import Outcome
 
 
@@ -20,8 +19,7 @@ def lines(outcome: Outcome) -> list[str]:
     rows = outcome.table[outcome.table["week"] == week]
     flagged = rows[rows["alert"].fillna(False)]
     said.append(f"week {week}: {len(flagged)} of {len(outcome.judged.latest())} judged series above the threshold")
-    for row in flagged.itertuples():
-        shown = row.hidden or f"{row.observed} cases"
-        numbers = "" if pd.isna(row.expected) else f", {row.expected:.1f} expected, threshold {row.upper:.1f}"
-        said.append(f"  {row.site}: {shown}{numbers} ({row.method})")
+    for row in records(flagged):
+        cases = row["hidden"] or row["observed"]
+        said.append(f"  {row['site']}: cases {cases}, expected {row['expected']:.1f}, threshold {row['upper']:.1f} ({row['method']})")
     return said

@@ -26,7 +26,7 @@ from hepdist.surveillance.weekly import Weekly, weekly
 
 ALERTS, QUARANTINE, FACTS = "alerts", "quarantine.csv", "surveil.json"
 SILENT_WEEKS = 8
-"""A site without a row for as many weeks, up to the newest, has probably stopped reporting."""
+"""A site without a row for as many weeks up to the newest has probably stopped reporting; one that begins so late has been added."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def surveil(table: str, out: str | Path, options: list[str], today: date | None 
     published = alerts_table(counts, judged, spec, accuracy)
     left_out = quarantine.by_check()
     title = PurePosixPath(table).stem
-    page = render(title, published, judged, spec, accuracy, left_out, str(reports.until), _silent(counts))
+    page = render(title, published, judged, spec, accuracy, left_out, str(reports.until), _comings_and_goings(counts))
 
     parquet = io.BytesIO()
     published.to_parquet(parquet, index=False)
@@ -83,12 +83,17 @@ def _facts(spec: SurveilSpec, judged: Judged, left_out: Mapping[str, int], until
     }  # fmt: skip
 
 
-def _silent(counts: Weekly) -> list[str]:
-    """Sites that sent nothing of late: a quiet line on a plot that means nothing."""
-    if counts.tested is None:  # no case need not be no report
-        return []
-    silent = [site for site, row in zip(counts.sites, counts.tested, strict=True) if not np.any(row[-SILENT_WEEKS:])]
-    return [f"No report for {SILENT_WEEKS} weeks from: {', '.join(silent)}. What looks quiet may be silence."] if silent else []
+def _comings_and_goings(counts: Weekly) -> list[str]:
+    """Sites that began after the table did, and those that sent nothing of late, in sentences: what they do to a plot is no epidemic."""
+    said = []
+    late = [site for site, start in zip(counts.sites, counts.starts, strict=True) if start >= SILENT_WEEKS]
+    if late and len(counts.sites) > 1:
+        said.append(f"The sum of all sites rises where a site begins to report: {', '.join(late)} began after the table's first weeks.")
+    if counts.tested is not None:  # else: no case need not be no report
+        silent = [site for site, row in zip(counts.sites, counts.tested, strict=True) if not np.any(row[-SILENT_WEEKS:])]
+        if silent:
+            said.append(f"No report for {SILENT_WEEKS} weeks from {', '.join(silent)}: what looks quiet may be silence.")
+    return said
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -40,9 +40,10 @@ def weekly(reports: Reports) -> Weekly:
     cases = np.zeros(shape, dtype=np.int64)
     np.add.at(cases, (at[:, 0], at[:, 1]), [report.cases for report in reports.rows])
     tested = None
-    if all(report.tested is not None for report in reports.rows):
+    numbers = [report.tested for report in reports.rows if report.tested is not None]
+    if len(numbers) == len(reports.rows):
         tested = np.zeros(shape, dtype=np.int64)
-        np.add.at(tested, (at[:, 0], at[:, 1]), [report.tested for report in reports.rows])
+        np.add.at(tested, (at[:, 0], at[:, 1]), numbers)
     starts = np.full(len(sites), shape[1])
     np.minimum.at(starts, at[:, 0], at[:, 1])
     return Weekly(sites, first, cases, tested, starts, shape[1] - (sunday(last) > reports.until))
