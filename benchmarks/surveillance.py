@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from common import machine, markdown
 from numpy.typing import NDArray
 
-from common import machine, markdown
 from hepdist.surveillance.cusum import cusum
 from hepdist.surveillance.ears import ears
 from hepdist.surveillance.farrington import Rules, farrington
