@@ -4,19 +4,18 @@ The 28 scenarios of Noufaily et al. (Stat Med 2013, 32:1206): weekly counts, neg
 exp(theta + beta t + gamma1 cos(2 pi t / 52) + gamma2 sin(2 pi t / 52)), 624 weeks, the last 49 judged. Parameters as in the replication
 by Telkamp, Christiansen and Moller (github.com/telkamp7/AEDDO), since the paper is not open; outbreaks as described there.
 
-    python benchmarks/surveillance.py [--series 200] [--processes 2] [--only noufaily|short|salmonella|prevalence] [--scenarios 1,2,3]
+    python benchmarks/surveillance.py [--series 200] [--processes 2] [--only noufaily|short|salmonella|prevalence]
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 from common import machine, markdown
@@ -24,7 +23,7 @@ from numpy.typing import NDArray
 
 from hepdist.surveillance.cusum import cusum
 from hepdist.surveillance.ears import ears
-from hepdist.surveillance.farrington import Rules, farrington
+from hepdist.surveillance.farrington import Rules, farrington_of_many
 from hepdist.surveillance.judgement import Method
 from hepdist.surveillance.prevalence import Accuracy, corrected
 
@@ -81,58 +80,54 @@ def outbreak(size: float, start: int, mean: Counts, phi: float, rng: np.random.G
     return added, int(when[when < WEEKS].max(initial=start))
 
 
-def one_series(task: tuple[Scenario, int]) -> tuple[int, int, bool, bool]:
-    """Of one series, current weeks without outbreak that alert, and whether the outbreak was seen: with the rule of five reports and without.
+def one_scenario(scenario: Scenario, number: int) -> dict[str, Any]:
+    """Share of current weeks without outbreak that alert, and of outbreaks by size that are seen, with the rule of five reports and without.
 
     Weeks of the baseline have four outbreaks.
     """
-    scenario, number = task
-    rng = np.random.default_rng([2013, scenario.number, number])
+    rng = np.random.default_rng([2013, scenario.number])
     mean = scenario.means()
-    counts = draw(mean, scenario.phi, rng)
-    for size in rng.choice([2, 3, 5, 10], 4):
-        counts = counts + outbreak(size, int(rng.choice(BASELINE)), mean, scenario.phi, rng)[0]
-    start = int(rng.integers(WEEKS - CURRENT, WEEKS))
-    added, end = outbreak(SIZES[number % len(SIZES)], start, mean, scenario.phi, rng)
-    quiet = [one for week in range(WEEKS - CURRENT, WEEKS) if (one := above(counts, week))]
-    sick = [one for week in range(start, end + 1) if (one := above(counts + added, week))]
-    return sum(quiet_week[0] for quiet_week in quiet), len(quiet), any(one[0] for one in sick), bool(sick)
+    quiet, sick, spans = [], [], []
+    for i in range(number):
+        counts = draw(mean, scenario.phi, rng)
+        for size in rng.choice([2, 3, 5, 10], 4):
+            counts = counts + outbreak(size, int(rng.choice(BASELINE)), mean, scenario.phi, rng)[0]
+        start = int(rng.integers(WEEKS - CURRENT, WEEKS))
+        added, end = outbreak(SIZES[i % len(SIZES)], start, mean, scenario.phi, rng)
+        quiet.append(counts)
+        sick.append(counts + added)
+        spans.append((start, end))
+    alerts, seen = np.zeros(2), np.zeros((number, 2), dtype=bool)
+    for week in range(WEEKS - CURRENT, WEEKS):
+        alerts += above(np.array(quiet), week).sum(axis=0)
+        now = [i for i, (start, end) in enumerate(spans) if start <= week <= end]
+        if now:
+            seen[now] |= above(np.array([sick[i] for i in now]), week)
+    sizes = np.array([SIZES[i % len(SIZES)] for i in range(number)])
+    found: dict[str, Any] = {"scenario": scenario.number, "series": number}
+    for column, name in enumerate(("with", "without")):
+        found[f"rate_{name}"] = alerts[column] / number / CURRENT
+        found[f"seen_{name}"] = {k: float(seen[sizes == k, column].mean()) for k in SIZES}
+    return found
 
 
-def above(counts: Counts, week: int) -> tuple[bool] | None:
-    """Whether a week above its threshold also alerts; None for a week below."""
-    judged = farrington(counts, week, RULES)
-    return (judged.alert,) if judged is not None and counts[week] > judged.upper else None
+def above(counts: Counts, week: int) -> NDArray[np.bool_]:
+    """[series, 2]: whether the week alerts, and whether it is above its threshold, whatever the rule of five reports says."""
+    judged = farrington_of_many(counts, week, RULES)
+    return np.array([[one.alert, series[week] > one.upper] if one else [False, False] for one, series in zip(judged, counts, strict=True)])
 
 
-def noufaily(series: int, processes: int, only: list[int], results: Path) -> None:
-    """Simulates scenarios that RESULTS hasn't yet, a line of JSON each, and prints the tables of all that it has."""
-    done = {one["scenario"]: one for one in map(json.loads, results.read_text().splitlines())} if results.exists() else {}
-    for scenario in scenarios():
-        if scenario.number in done or (only and scenario.number not in only):
-            continue
-        began = time.perf_counter()
-        with ProcessPoolExecutor(processes) as pool:
-            found = list(pool.map(one_series, [(scenario, i) for i in range(series)], chunksize=10))
-        one = {"scenario": scenario.number, "series": series, "seconds": time.perf_counter() - began}
-        for name, alerts, seen in (("with", 0, 2), ("without", 1, 3)):
-            one[f"rate_{name}"] = sum(row[alerts] for row in found) / series / CURRENT
-            one[f"seen_{name}"] = {
-                str(k): float(np.mean([row[seen] for i, row in enumerate(found) if SIZES[i % len(SIZES)] == k])) for k in SIZES
-            }
-        done[scenario.number] = one
-        with results.open("a") as file:
-            file.write(json.dumps(one) + "\n")
+def noufaily(series: int, processes: int) -> None:
+    began, every = time.perf_counter(), list(scenarios())
+    with ProcessPoolExecutor(processes) as pool:
+        done = list(pool.map(one_scenario, every, [series] * len(every)))
     rows = []
     for scenario in scenarios():
-        if scenario.number in done:
-            one = done[scenario.number]
-            mean = scenario.means()[-CURRENT:].mean()
-            pods = [f"{one['seen_with'][str(k)]:.2f}" for k in REPLICATED]
-            season = "yes" if scenario.gamma1 else "no"
-            rows.append(
-                [scenario.number, scenario.theta, scenario.beta, season, scenario.phi, f"{mean:.1f}", f"{one['rate_with']:.4f}", *pods]
-            )
+        one = done[scenario.number - 1]
+        mean = scenario.means()[-CURRENT:].mean()
+        pods = [f"{one['seen_with'][k]:.2f}" for k in REPLICATED]
+        season = "yes" if scenario.gamma1 else "no"
+        rows.append([scenario.number, scenario.theta, scenario.beta, season, scenario.phi, f"{mean:.1f}", f"{one['rate_with']:.4f}", *pods])
     head = [
         "scenario",
         "theta",
@@ -143,12 +138,13 @@ def noufaily(series: int, processes: int, only: list[int], results: Path) -> Non
         "false positive rate",
         *(f"POD, k = {k}" for k in REPLICATED),
     ]
-    seconds = sum(one["seconds"] for one in done.values())
-    print(f"\n{series} series a scenario, alpha 0.005, {seconds:.0f} s with {processes} processes\n\n{markdown(head, rows)}")
+    print(
+        f"\n{series} series a scenario, alpha 0.005, {time.perf_counter() - began:.0f} s with {processes} processes\n\n{markdown(head, rows)}"
+    )
     summary: list[list[object]] = []
     for name in ("with", "without"):
-        rates = [one[f"rate_{name}"] for one in done.values()]
-        pods = [f"{np.mean([one[f'seen_{name}'][str(k)] for one in done.values()]):.3f}" for k in REPLICATED]
+        rates = [one[f"rate_{name}"] for one in done]
+        pods = [f"{np.mean([one[f'seen_{name}'][k] for one in done]):.3f}" for k in REPLICATED]
         summary.append(
             [f"hepdist, {name} the rule of five reports", f"{np.median(rates):.4f}", f"{np.mean(rates):.4f}", f"{max(rates):.4f}", *pods]
         )
@@ -193,25 +189,24 @@ def salmonella(series: int) -> None:
     """The point-source series of R surveillance's vignette: a seasonal baseline and a hidden chain that starts and ends outbreaks."""
     p, r, factor = 0.99, 0.5, 1.7
     rng = np.random.default_rng(2007)
-    false, quiet, seen, weeks_seen, weeks_sick = 0, 0, [], 0, 0
-    for _ in range(series):
-        t = np.arange(1, WEEKS + 1)
-        sick = np.zeros(WEEKS, dtype=bool)
-        for week in range(1, WEEKS):
-            sick[week] = rng.random() < (r if sick[week - 1] else 1 - p)
-        counts = rng.poisson(np.exp(np.sin(2 * np.pi * t / 52) + 1 + factor * sick)).astype(np.float64)
-        alerts = {week: bool((one := farrington(counts, week, RULES)) and one.alert) for week in range(WEEKS - 104, WEEKS)}
-        false += sum(alert for week, alert in alerts.items() if not sick[week])
-        quiet += sum(not sick[week] for week in alerts)
-        weeks_seen += sum(alert for week, alert in alerts.items() if sick[week])
-        weeks_sick += sum(bool(sick[week]) for week in alerts)
-        starts = [week for week in alerts if sick[week] and not sick[week - 1]]
-        for start in starts:
-            end = next((week for week in range(start, WEEKS) if not sick[week]), WEEKS)
-            seen.append(any(alerts[week] for week in range(start, end)))
+    t = np.arange(1, WEEKS + 1)
+    sick = np.zeros((series, WEEKS), dtype=bool)
+    for week in range(1, WEEKS):
+        sick[:, week] = rng.random(series) < np.where(sick[:, week - 1], r, 1 - p)
+    counts = rng.poisson(np.exp(np.sin(2 * np.pi * t / 52) + 1 + factor * sick)).astype(np.float64)
+    first = WEEKS - 104
+    alerts = np.array([[bool(one and one.alert) for one in farrington_of_many(counts, week, RULES)] for week in range(first, WEEKS)]).T
+    late = sick[:, first:]
+    seen = []
+    for i, start in zip(*np.nonzero(late & ~sick[:, first - 1 : -1]), strict=True):
+        rest = late[i, start:]
+        end = start + (int(np.argmin(rest)) if not rest.all() else len(rest))
+        seen.append(bool(alerts[i, start:end].any()))
     print(f"\nSalmonella-like point sources, {series} series, last 104 weeks judged by Farrington flexible\n")
     header = ["quiet weeks", "false positive rate", "outbreaks", "detected", "outbreak weeks that alert"]
-    print(markdown(header, [[quiet, f"{false / quiet:.4f}", len(seen), f"{np.mean(seen):.2f}", f"{weeks_seen / weeks_sick:.2f}"]]))
+    print(
+        markdown(header, [[(~late).sum(), f"{alerts[~late].mean():.4f}", len(seen), f"{np.mean(seen):.2f}", f"{alerts[late].mean():.2f}"]])
+    )
 
 
 def prevalence(tables: int) -> None:
@@ -237,17 +232,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--series", type=int, default=200)
     parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--scenarios", default="", help="Numbers, such as 1,2,3; empty: all.")
-    parser.add_argument(
-        "--results", type=Path, default=Path("surveillance-scenarios.jsonl"), help="Scenarios done, so that a long run can be cut."
-    )
     parser.add_argument("--only", choices=["noufaily", "short", "salmonella", "prevalence"])
     options = parser.parse_args()
-    wanted = [int(number) for number in options.scenarios.split(",") if number]
     print(machine())
     parts = {
         "prevalence": lambda: prevalence(50 * options.series), "short": lambda: short_histories(options.series),
-        "salmonella": lambda: salmonella(options.series), "noufaily": lambda: noufaily(options.series, options.processes, wanted, options.results),
+        "salmonella": lambda: salmonella(options.series), "noufaily": lambda: noufaily(options.series, options.processes),
     }  # fmt: skip
     for name, part in parts.items():
         if options.only in (None, name):

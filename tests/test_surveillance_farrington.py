@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import nbinom, norm, poisson
 
-from hepdist.surveillance.farrington import Rules, anscombe, baseline, farrington, tail, threshold, weights
+from hepdist.surveillance.farrington import Rules, anscombe, baseline, farrington, farrington_of_many, tail, threshold, weights
 from hepdist.surveillance.quasi_poisson import fit
 
 RULES = Rules(weeks_per_year=52)
@@ -69,11 +69,20 @@ def test_the_fit_with_leverage_and_covariance_is_that_of_statsmodels() -> None:
     count = rng.poisson(np.exp(design @ [1.0, 0.4, -0.3])).astype(float)
     weight = rng.uniform(0.2, 1.5, 80)
     other = sm.GLM(count, design, family=sm.families.Poisson(), var_weights=weight).fit(tol=1e-12)
-    ours = fit(design, count, weight)
-    assert ours is not None
-    np.testing.assert_allclose(ours.coefficients, other.params, rtol=1e-9)
-    np.testing.assert_allclose(ours.covariance, other.normalized_cov_params, rtol=1e-8)
-    np.testing.assert_allclose(ours.leverage, other.get_hat_matrix_diag(), rtol=1e-8)
+    ours = fit(design, np.array([count[::-1], count]), np.array([weight, weight]))
+    assert ours.settled.all()
+    np.testing.assert_allclose(ours.coefficients[1], other.params, rtol=1e-9)
+    np.testing.assert_allclose(ours.covariance[1], other.normalized_cov_params, rtol=1e-8)
+    np.testing.assert_allclose(ours.leverage[1], other.get_hat_matrix_diag(), rtol=1e-8)
+
+
+def test_many_series_at_once_are_judged_as_each_alone() -> None:
+    counts = np.array([*(series(mean=mean, seed=int(10 * mean)) for mean in (0.1, 1.0, 5.0, 40.0)), np.zeros(330)])
+    for one, alone in zip(farrington_of_many(counts, 320, RULES), counts, strict=True):
+        other = farrington(alone, 320, RULES)
+        assert one is not None and other is not None
+        assert (one.upper, one.alert) == (other.upper, other.alert)
+        assert one.expected == pytest.approx(other.expected, rel=1e-7, abs=1e-8)
 
 
 def test_the_baseline_is_five_years_in_ten_seasons_without_the_newest_half_year() -> None:
@@ -109,12 +118,12 @@ def test_weights_are_the_inverse_square_of_residuals_beyond_the_limit() -> None:
 
 
 def test_anscombe_residuals_by_hand() -> None:
-    count = np.array([8.0, 1.0, 27.0, 8.0])
-    fitted = fit(np.ones((4, 1)), count, np.ones(4))
-    assert fitted is not None and fitted.mean[0] == pytest.approx(11) and fitted.leverage[0] == pytest.approx(0.25)
-    assert fitted.dispersion == pytest.approx((9 + 100 + 256 + 9) / 11 / 3)
-    by_hand = 1.5 * (4 - 11 ** (2 / 3)) / (11 ** (1 / 6) * math.sqrt(fitted.dispersion * 0.75))
-    assert anscombe(count, fitted)[0] == pytest.approx(by_hand)
+    count = np.array([[8.0, 1.0, 27.0, 8.0]])
+    fitted = fit(np.ones((4, 1)), count, np.ones((1, 4)))
+    assert fitted.mean[0, 0] == pytest.approx(11) and fitted.leverage[0, 0] == pytest.approx(0.25)
+    assert fitted.dispersion[0] == pytest.approx((9 + 100 + 256 + 9) / 11 / 3)
+    by_hand = 1.5 * (4 - 11 ** (2 / 3)) / (11 ** (1 / 6) * math.sqrt(fitted.dispersion[0] * 0.75))
+    assert anscombe(count, fitted)[0, 0] == pytest.approx(by_hand)
 
 
 def test_an_old_outbreak_hardly_moves_the_threshold_and_a_new_one_alerts() -> None:

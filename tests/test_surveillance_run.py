@@ -67,7 +67,14 @@ def test_methods_follow_the_length_of_history(alerts: pd.DataFrame, folder: Path
 def test_choice_by_weeks_of_history() -> None:
     rules = rules_of(parse_options([]))
     three = round(3 * YEAR) + 3
-    assert [choose(weeks, rules) for weeks in (8, 9, 25, 26, three - 1, three)] == [None, "ears_c2", "ears_c2", "cusum", "cusum", "farrington"]
+    assert [choose(weeks, rules) for weeks in (8, 9, 25, 26, three - 1, three)] == [
+        None,
+        "ears_c2",
+        "ears_c2",
+        "cusum",
+        "cusum",
+        "farrington",
+    ]
 
 
 def test_csv_and_parquet_hold_the_same(alerts: pd.DataFrame, folder: Path) -> None:
@@ -141,7 +148,11 @@ def test_every_number_beside_a_series_is_computed_from_what_is_published_alone(a
 
 
 def test_small_numbers_tested_are_hidden_too(tmp_path: Path) -> None:
-    rows = [{"week": f"2024-W{w:02d}", "site": site, "count": "0", "tested": str(tested)} for w in range(1, 20) for site, tested in (("A", 3), ("B", 40), ("C", 90))]
+    rows = [
+        {"week": f"2024-W{w:02d}", "site": site, "count": "0", "tested": str(tested)}
+        for w in range(1, 20)
+        for site, tested in (("A", 3), ("B", 40), ("C", 90))
+    ]
     surveil(str(write_csv(tmp_path / "c.csv", rows)), tmp_path / "out", [], today=LAST)
     table = pd.read_parquet(tmp_path / "out" / "alerts.parquet")
     by_site = table.groupby("site")["hidden_tested"].unique().map(list).to_dict()
@@ -182,7 +193,9 @@ def test_accuracy_and_threshold_come_from_a_run(tmp_path: Path) -> None:
     run = tmp_path / "runs" / "r"
     run.mkdir(parents=True)
     block = {"sensitivity": 0.75, "specificity": 0.5, "classes": {"healthy": 2, "hepatitis": 4}}
-    (run / "result.json").write_text(json.dumps({"split": {"test": block}, "threshold": {"value": 0.4, "rule": "fixed"}, "positive": "hepatitis"}))
+    (run / "result.json").write_text(
+        json.dumps({"split": {"test": block}, "threshold": {"value": 0.4, "rule": "fixed"}, "positive": "hepatitis"})
+    )
     frame = pd.DataFrame({"split": "test", "label": [1, 1, 1, 1, 0, 0], "probability_1": [0.9, 0.5, 0.45, 0.1, 0.42, 0.2]})
     frame.to_parquet(run / "predictions.parquet")
     from hepdist.surveillance.accuracy import classifier

@@ -50,7 +50,11 @@ def test_a_date_format_reads_what_it_says_alone() -> None:
 
 
 def test_weeks_are_iso_weeks() -> None:
-    assert [name_of(week_of(day)) for day in (date(2021, 1, 3), date(2021, 1, 4), date(2024, 12, 30))] == ["2020-W53", "2021-W01", "2025-W01"]
+    assert [name_of(week_of(day)) for day in (date(2021, 1, 3), date(2021, 1, 4), date(2024, 12, 30))] == [
+        "2020-W53",
+        "2021-W01",
+        "2025-W01",
+    ]
     week = week_of(date(2024, 5, 31))
     assert (monday(week), sunday(week)) == (date(2024, 5, 27), date(2024, 6, 2))
 

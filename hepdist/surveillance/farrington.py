@@ -66,21 +66,35 @@ def farrington(counts: Floats, week: int, rules: Rules) -> Judgement | None:
     standardised Anscombe residual exceeds `outlier` weigh its inverse square less. There is no trend where the fit with one doesn't
     settle, or foretells more than any week of the baseline had.
     """
+    return farrington_of_many(counts[None], week, rules)[0]
+
+
+def farrington_of_many(counts: Floats, week: int, rules: Rules) -> list[Judgement | None]:
+    """The same of counts[series, weeks], all of which began in the same week, in a tenth of the time."""
     base = baseline(rules, week)
     if base is None:
-        return None
-    past = counts[week - base.ago]
-    model = _model(past, base, rules.outlier)
-    if model is None:
-        return None
-    fitted, now = model
-    mean = float(np.exp(now @ fitted.coefficients))
-    variance = mean**2 * float(now @ fitted.covariance @ now) * fitted.dispersion
-    upper = threshold(mean, fitted.dispersion, variance, rules)
-    count = float(counts[week])
-    enough = counts[max(0, week - REPORT_WEEKS + 1) : week + 1].sum() >= rules.least_reports
-    alert = bool(count > upper and enough)
-    return Judgement("farrington", mean, upper, alert, exceedance(count, mean, upper), tail(count, mean, fitted.dispersion))
+        return [None] * len(counts)
+    past, now = counts[:, week - base.ago], counts[:, week]
+    seasons = np.eye(BLOCKS + 1)[base.season]
+    seasons[:, 0] = 1.0  # the intercept is the judged week's own season
+    trend = -base.ago[:, None] / 100  # in hundreds of weeks before the judged week, where it is 0: the intercept is what is expected
+    model = _reweighted(np.hstack([seasons, trend]), past, rules.outlier)
+    kept = model.settled & (np.exp(model.coefficients[:, 0]) <= np.maximum(past.max(axis=1), 1.0))
+    means, dispersions, variances = _at_judged_week(model)
+    if not kept.all():
+        flat = _reweighted(seasons, past[~kept], rules.outlier)
+        for values, others in zip((means, dispersions, variances), _at_judged_week(flat), strict=True):
+            values[~kept] = others
+        kept[~kept] = flat.settled
+    enough = counts[:, max(0, week - REPORT_WEEKS + 1) : week + 1].sum(axis=1) >= rules.least_reports
+    judged: list[Judgement | None] = []
+    for i in range(len(counts)):
+        count, mean, dispersion = float(now[i]), float(means[i]), float(dispersions[i])
+        upper = threshold(mean, dispersion, float(variances[i]), rules)
+        alert = bool(count > upper and enough[i])
+        one = Judgement("farrington", mean, upper, alert, exceedance(count, mean, upper), tail(count, mean, dispersion))
+        judged.append(one if kept[i] else None)
+    return judged
 
 
 def threshold(mean: float, dispersion: float, variance: float, rules: Rules) -> float:
@@ -107,29 +121,26 @@ def tail(count: float, mean: float, dispersion: float) -> float:
 def weights(residual: Floats, outlier: float) -> Floats:
     """One for weeks within `outlier`, the inverse square of the residual beyond it; scaled so that they sum to the number of weeks."""
     weight = np.where(residual > outlier, 1 / np.maximum(residual, outlier) ** 2, 1.0)
-    return weight * (len(weight) / weight.sum())
+    scaled: Floats = weight * (weight.shape[-1] / weight.sum(axis=-1, keepdims=True))
+    return scaled
 
 
 def anscombe(count: Floats, fitted: Fit) -> Floats:
-    """Standardised Anscombe residuals: 3/2 (y^(2/3) - m^(2/3)) / (m^(1/6) sqrt(dispersion (1 - leverage)))."""
+    """Standardised Anscombe residuals: 3/2 (y^(2/3) - m^(2/3)) / (m^(1/6) sqrt(dispersion (1 - leverage))), [series, n]."""
     raw = 1.5 * (np.cbrt(count) ** 2 - np.cbrt(fitted.mean) ** 2) / fitted.mean ** (1 / 6)
-    residual: Floats = raw / np.sqrt(fitted.dispersion * (1 - fitted.leverage))
+    residual: Floats = raw / np.sqrt(fitted.dispersion[:, None] * (1 - fitted.leverage))
     return residual
 
 
-def _model(past: Floats, base: Baseline, outlier: float) -> tuple[Fit, Floats] | None:
-    """The reweighted fit, and the judged week's row of its design."""
-    seasons = np.eye(BLOCKS + 1)[base.season]
-    seasons[:, 0] = 1.0  # the intercept is the judged week's own season
-    trend = -base.ago[:, None] / 100  # in hundreds of weeks before the judged week, where it is 0
-    for design in (np.hstack([seasons, trend]), seasons):
-        first = fit(design, past, np.ones(len(past)))
-        second = fit(design, past, weights(anscombe(past, first), outlier)) if first else None
-        now = np.zeros(design.shape[1])
-        now[0] = 1.0
-        if second is not None and (design is seasons or np.exp(now @ second.coefficients) <= max(past.max(), 1.0)):
-            return second, now
-    return None
+def _reweighted(design: Floats, past: Floats, outlier: float) -> Fit:
+    first = fit(design, past, np.ones_like(past))
+    return fit(design, past, weights(anscombe(past, first), outlier))
+
+
+def _at_judged_week(model: Fit) -> tuple[Floats, Floats, Floats]:
+    """Expected counts, dispersions, and variances of the expected counts, by series."""
+    mean = np.exp(model.coefficients[:, 0])
+    return mean, model.dispersion.copy(), mean**2 * model.covariance[:, 0, 0] * model.dispersion
 
 
 def _size_and_chance(mean: float, dispersion: float) -> tuple[float, float]:

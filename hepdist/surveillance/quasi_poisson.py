@@ -1,6 +1,6 @@
-"""A weighted quasi-Poisson regression with log link, by iteratively reweighted least squares.
+"""Weighted quasi-Poisson regressions with log link, by iteratively reweighted least squares, for many series on one design at once.
 
-Not statsmodels' GLM, which takes three times as long for each of the thousands of fits that a table needs, and seconds to import;
+Not statsmodels' GLM, which takes three times as long for one of the thousands of fits that a table needs, and seconds to import;
 tests/test_surveillance_farrington.py holds the two against each other.
 """
 
@@ -19,52 +19,48 @@ LOWEST = -20.0
 
 @dataclass(frozen=True)
 class Fit:
-    """Coefficients with what thresholds and residuals need of them."""
+    """A row a series."""
 
     coefficients: Floats
+    """[series, p]."""
     covariance: Floats
-    """Of the coefficients, for a dispersion of 1."""
+    """[series, p, p], of the coefficients, for a dispersion of 1."""
     mean: Floats
-    """Fitted, of each observation."""
+    """[series, n], fitted."""
     leverage: Floats
-    """Diagonal of the hat matrix."""
-    dispersion: float
-    """Pearson's, at least 1: variance over mean."""
+    """[series, n], the diagonal of the hat matrix."""
+    dispersion: Floats
+    """[series], Pearson's, at least 1: variance over mean."""
+    settled: NDArray[np.bool_]
+    """[series]; the others are no fits."""
 
 
-def fit(design: Floats, count: Floats, weight: Floats) -> Fit | None:
-    """design [n, p], count [n], weight [n]; None where there is no fit: it did not settle, or columns are one another's sums."""
+def fit(design: Floats, count: Floats, weight: Floats) -> Fit:
+    """design [n, p] of full rank, count and weight [series, n]."""
+    n, p = design.shape
+    products = (design[:, :, None] * design[:, None, :]).reshape(n, p * p)
     mean = count + 0.1
     link = np.log(mean)
     deviance = _deviance(count, mean, weight)
+    settled = np.zeros(len(count), dtype=bool)
     for _ in range(ITERATIONS):
         working = weight * mean
-        scaled = design * working[:, None]
-        try:
-            inverse = np.linalg.inv(design.T @ scaled)
-        except np.linalg.LinAlgError:
-            return None
-        coefficients = inverse @ (scaled.T @ (link + (count - mean) / mean))
-        link = np.clip(design @ coefficients, LOWEST, 30.0)
+        normal = (working @ products).reshape(-1, p, p)
+        coefficients = np.linalg.solve(normal, ((working * link + weight * (count - mean)) @ design)[:, :, None])[:, :, 0]
+        link = np.clip(coefficients @ design.T, LOWEST, 30.0)
         mean = np.exp(link)
         before, deviance = deviance, _deviance(count, mean, weight)
-        if not np.isfinite(deviance):
-            return None
-        if abs(deviance - before) <= 1e-10 * (abs(deviance) + 0.1):
+        settled = np.abs(deviance - before) <= 1e-10 * (np.abs(deviance) + 0.1)
+        if settled.all():
             break
-    else:
-        return None
-    scaled = design * (weight * mean)[:, None]
-    try:
-        covariance = np.linalg.inv(design.T @ scaled)
-    except np.linalg.LinAlgError:
-        return None
-    leverage: Floats = np.minimum(((design @ covariance) * scaled).sum(axis=1), 1 - 1e-9)
-    freedom = len(count) - design.shape[1]
-    pearson = float((weight * (count - mean) ** 2 / mean).sum()) / freedom
-    return Fit(coefficients, covariance, mean, leverage, max(1.0, pearson))
+    working = weight * mean
+    covariance = np.linalg.inv((working @ products).reshape(-1, p, p))
+    leverage = working * (covariance.reshape(-1, p * p) @ products.T)
+    pearson = (weight * (count - mean) ** 2 / mean).sum(axis=1) / (n - p)
+    return Fit(coefficients, covariance, mean, np.minimum(leverage, 1 - 1e-9), np.maximum(1.0, pearson), settled)
 
 
-def _deviance(count: Floats, mean: Floats, weight: Floats) -> float:
+def _deviance(count: Floats, mean: Floats, weight: Floats) -> Floats:
     log_ratio = np.where(count > 0, count * np.log(np.where(count > 0, count, 1.0) / mean), 0.0)
-    return float(2 * (weight * (log_ratio - (count - mean))).sum())
+    deviance: Floats = 2 * (weight * (log_ratio - (count - mean))).sum(axis=1)
+    return deviance
