@@ -168,9 +168,10 @@ def test_a_trend_that_foretells_more_than_was_ever_seen_is_left_out() -> None:
 
 
 def test_thresholds_and_tails_are_those_of_the_distributions() -> None:
-    assert threshold(5.0, 1.0, 0.0, RULES) == poisson.ppf(0.995, 5) == 12
-    r, chance = 5 / (3 - 1), 1 / 3  # mean 5, variance 15
+    mean, dispersion, none = np.array([5.0, 5.0]), np.array([1.0, 3.0]), np.zeros(2)
+    r, chance = 5 / (3 - 1), 1 / 3
     assert nbinom.mean(r, chance) == pytest.approx(5) and nbinom.var(r, chance) == pytest.approx(15)
-    assert threshold(5.0, 3.0, 0.0, RULES) == nbinom.ppf(0.995, r, chance)
-    assert tail(4, 5.0, 3.0) == pytest.approx(1 - sum(nbinom.pmf(y, r, chance) for y in range(4)))
-    assert tail(0, 5.0, 1.0) == 1
+    assert threshold(mean, dispersion, none, RULES).tolist() == [12, nbinom.ppf(0.995, r, chance)]
+    assert poisson.cdf(11, 5) < 0.995 <= poisson.cdf(12, 5)
+    tails = tail(np.array([0.0, 4.0]), mean, dispersion)
+    assert tails.tolist() == pytest.approx([1, 1 - sum(nbinom.pmf(y, r, chance) for y in range(4))])

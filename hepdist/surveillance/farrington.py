@@ -87,35 +87,37 @@ def farrington_of_many(counts: Floats, week: int, rules: Rules) -> list[Judgemen
             values[~kept] = others
         kept[~kept] = flat.settled
     enough = counts[:, max(0, week - REPORT_WEEKS + 1) : week + 1].sum(axis=1) >= rules.least_reports
+    uppers, tails = threshold(means, dispersions, variances, rules), tail(now, means, dispersions)
     judged: list[Judgement | None] = []
-    for i in range(len(counts)):
-        count, mean, dispersion = float(now[i]), float(means[i]), float(dispersions[i])
-        upper = threshold(mean, dispersion, float(variances[i]), rules)
+    for i, settled in enumerate(kept):
+        count, mean, upper = float(now[i]), float(means[i]), float(uppers[i])
         alert = bool(count > upper and enough[i])
-        one = Judgement("farrington", mean, upper, alert, exceedance(count, mean, upper), tail(count, mean, dispersion))
-        judged.append(one if kept[i] else None)
+        judged.append(Judgement("farrington", mean, upper, alert, exceedance(count, mean, upper), float(tails[i])) if settled else None)
     return judged
 
 
-def threshold(mean: float, dispersion: float, variance: float, rules: Rules) -> float:
-    """The count that a quiet week exceeds with chance alpha. variance: of the estimated mean.
+def threshold(mean: Floats, dispersion: Floats, variance: Floats, rules: Rules) -> Floats:
+    """The counts that quiet weeks exceed with chance alpha. variance: of the estimated means.
 
     negative_binomial: a quantile of the distribution with this mean and `dispersion` times it as variance (Poisson for 1).
     two_thirds: counts to the power 2/3 are nearly normal; this one takes the mean's own variance into account.
     """
     if rules.quantile == "negative_binomial":
-        return float(
-            nbinom.ppf(1 - rules.alpha, *_size_and_chance(mean, dispersion)) if dispersion > 1 else poisson.ppf(1 - rules.alpha, mean)
-        )
+        upper: Floats = poisson.ppf(1 - rules.alpha, mean)
+        over = dispersion > 1
+        upper[over] = nbinom.ppf(1 - rules.alpha, *_size_and_chance(mean[over], dispersion[over]))
+        return upper
     spread = np.sqrt(dispersion * mean + variance)
-    return float(mean * (1 + 2 / 3 * norm.isf(rules.alpha) * spread / mean) ** 1.5)
+    power: Floats = mean * (1 + 2 / 3 * norm.isf(rules.alpha) * spread / mean) ** 1.5
+    return power
 
 
-def tail(count: float, mean: float, dispersion: float) -> float:
-    """Chance of `count` or more cases in a quiet week."""
-    if dispersion > 1:
-        return float(nbinom.sf(count - 1, *_size_and_chance(mean, dispersion)))
-    return float(poisson.sf(count - 1, mean))
+def tail(count: Floats, mean: Floats, dispersion: Floats) -> Floats:
+    """Chances of such counts or higher ones in quiet weeks."""
+    chance: Floats = poisson.sf(count - 1, mean)
+    over = dispersion > 1
+    chance[over] = nbinom.sf(count[over] - 1, *_size_and_chance(mean[over], dispersion[over]))
+    return chance
 
 
 def weights(residual: Floats, outlier: float) -> Floats:
@@ -143,6 +145,6 @@ def _at_judged_week(model: Fit) -> tuple[Floats, Floats, Floats]:
     return mean, model.dispersion.copy(), mean**2 * model.covariance[:, 0, 0] * model.dispersion
 
 
-def _size_and_chance(mean: float, dispersion: float) -> tuple[float, float]:
+def _size_and_chance(mean: Floats, dispersion: Floats) -> tuple[Floats, Floats]:
     """SciPy's parameters of the negative binomial with variance dispersion * mean."""
     return mean / (dispersion - 1), 1 / dispersion

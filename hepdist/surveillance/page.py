@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,10 @@ METHODS = {
         " above {cusum_k:g} exceeds {cusum_h:g}; it finds small rises that last, and knows no seasons."
     ),
     "ears_c1": "EARS C1 (Hutwagner et al., 2003): more than three standard deviations above the mean of the seven weeks before; knows no seasons.",
-    "ears_c2": "EARS C2 (Hutwagner et al., 2003): the same of seven weeks that end two weeks earlier, for sites with 9 to 25 weeks of history.",
+    "ears_c2": (
+        "EARS C2 (Hutwagner et al., 2003), for sites with 9 to 25 weeks of history: more than three standard deviations above the mean of seven weeks"
+        " that ended two weeks before; knows no seasons."
+    ),
     "ears_c3": "EARS C3 (Hutwagner et al., 2003): what exceeds one standard deviation in C2 over three weeks sums to more than 2; knows no seasons.",
 }
 
@@ -57,7 +60,8 @@ def render(
     expected = false_alarms(list(latest.values()), spec)
     looks = [one for weeks in judged.by_week.values() for one in weeks.values()]
     alerts = table[table["alert"].fillna(False)].iloc[::-1].head(MOST_ALERTS)
-    used: list[str] = sorted({one.method for one in looks})
+    methods = {one.method for one in looks}
+    used = [name for name in METHODS if name in methods]
     plots, wide, unplotted = _plots(table, spec)
     tiles = [
         ("Newest whole week", week, f"until {until}"),
@@ -181,7 +185,7 @@ def _method(name: str, spec: SurveilSpec) -> str:
     return METHODS[name].format(**spec.model_dump(exclude={"quantile"}), quantile=words[spec.quantile])
 
 
-def _facts(spec: SurveilSpec, accuracy: Accuracy | None, used: list[str]) -> list[tuple[str, str]]:
+def _facts(spec: SurveilSpec, accuracy: Accuracy | None, used: Sequence[str]) -> list[tuple[str, str]]:
     facts = [
         ("Methods used", ", ".join(TITLES[name] for name in used) or "none"),
         ("Chosen", "by length of history" if spec.method == "auto" else "as asked for"),

@@ -57,7 +57,14 @@ def fit(design: Floats, count: Floats, weight: Floats) -> Fit:
     covariance = np.linalg.inv((working @ products).reshape(-1, p, p))
     leverage = working * (covariance.reshape(-1, p * p) @ products.T)
     pearson = (weight * (count - mean) ** 2 / mean).sum(axis=1) / (n - p)
-    return Fit(coefficients, covariance, mean, np.minimum(leverage, 1 - 1e-9), np.maximum(1.0, pearson), settled)
+    return Fit(
+        coefficients.astype(np.float64),
+        covariance.astype(np.float64),
+        mean,
+        np.minimum(leverage, 1 - 1e-9),
+        np.maximum(1.0, pearson),
+        settled,
+    )
 
 
 def _deviance(count: Floats, mean: Floats, weight: Floats) -> Floats:
