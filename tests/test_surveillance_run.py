@@ -205,6 +205,23 @@ def test_accuracy_and_threshold_come_from_a_run(tmp_path: Path) -> None:
     assert classifier(parse_options([f"run={run}", "threshold=0.48"])) == (0.48, Accuracy(0.5, 1.0, 4, 2))
 
 
+def test_accuracy_is_that_of_a_run_as_evaluation_writes_it(tmp_path: Path) -> None:
+    from cohorts import tiny_classification_cohort
+    from fake_runs import classification_run
+
+    tiny_classification_cohort(tmp_path / "cohort", rows=80)
+    result = classification_run(tmp_path / "run", tmp_path / "cohort", resamples=20)
+    from hepdist.surveillance.accuracy import classifier
+
+    threshold, accuracy = classifier(parse_options([f"run={tmp_path / 'run'}"]))
+    block = result["split"]["test"]
+    assert accuracy is not None and threshold == result["threshold"]["value"]
+    assert (accuracy.sensitivity, accuracy.specificity) == (block["sensitivity"], block["specificity"])
+    assert accuracy.cases + accuracy.non_cases == block["n"]
+    same = classifier(parse_options([f"run={tmp_path / 'run'}", f"threshold={threshold + 1e-9}"]))[1]
+    assert same == accuracy, "its predictions say the same"
+
+
 def test_cli_end_to_end_and_its_refusals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write_csv(tmp_path / "visits.csv", visits({"A": 8.0}, 30, outbreak=("A", 20, 1)))
     assert main(["surveil", str(path), str(tmp_path / "out"), "until=2024-11-24"]) == 0

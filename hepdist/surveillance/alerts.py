@@ -55,7 +55,7 @@ def judge_all(weekly: Weekly, spec: SurveilSpec) -> Judged:
     if len(series) > 1:
         series.insert(0, Series(ALL_SITES, counts.sum(axis=0), 0))
     last = weekly.whole - 1
-    by_week = {one.name: judge(one, last, spec) if last >= 0 else {} for one in series}
+    by_week = {one.name: judge(one, last, spec) for one in series}
     for week in range(max(0, last - spec.judge_weeks + 1), last + 1):
         sites = {name: judged[week] for name, judged in by_week.items() if name != ALL_SITES and week in judged}
         for name, one in control(sites, spec.false_discovery).items():
@@ -70,11 +70,7 @@ def alerts_table(weekly: Weekly, judged: Judged, spec: SurveilSpec, accuracy: Ac
         for week, verdict in judged.by_week[site].items():
             alerted[i, week] = verdict.alert
     states = _states(hide(weekly.cases, spec.small_cell, keep=alerted), weekly.sites)
-    shown = (
-        {one.name: judge(public(one, states[one.name], spec.small_cell), judged.last, spec) for one in judged.series}
-        if judged.last >= 0
-        else {}
-    )
+    shown = {one.name: judge(public(one, states[one.name], spec.small_cell), judged.last, spec) for one in judged.series}
     tested = _states(hide(weekly.tested, spec.small_cell), weekly.sites) if weekly.tested is not None else {}
     numbers = _numbers(weekly.tested, weekly.sites) if weekly.tested is not None else {}
     rows = []
@@ -91,9 +87,10 @@ def alerts_table(weekly: Weekly, judged: Judged, spec: SurveilSpec, accuracy: Ac
                 "site": name,
                 "hidden": _marker(state, spec.small_cell),
                 "hidden_tested": "",
+                "note": "",
             }
             row["observed"] = int(one.counts[week - one.first]) if state == SHOWN else None
-            row |= _verdict(judged.by_week[name].get(week), shown.get(name, {}).get(week), state)
+            row |= _verdict(judged.by_week[name].get(week), shown[name].get(week), state)
             if row["method"] is None:
                 row["note"] = NOT_OVER if week > judged.last else EARLIER if week <= judged.last - spec.judge_weeks else TOO_SHORT
             if weekly.tested is not None:
@@ -116,9 +113,11 @@ def public(series: Series, states: NDArray[np.int8], k: int) -> Series:
 
 def _verdict(true: Judgement | None, shown: Judgement | None, state: int) -> dict[str, Any]:
     """What is published of a judgement: its alert, and the numbers of the one on the public series."""
-    if true is None or shown is None:
-        return {"note": ""}
-    found: dict[str, Any] = {"method": TITLES[true.method], "alert": true.alert, "note": ""}
+    if true is None:
+        return {}
+    found: dict[str, Any] = {"method": TITLES[true.method], "alert": true.alert}
+    if shown is None:  # the regression settles on the counts as they are alone
+        return found
     found |= {"expected": round(shown.expected, DIGITS), "upper": round(shown.upper, DIGITS)}
     if state == SHOWN:
         found |= {name: None if value is None else round(value, DIGITS) for name, value in (("score", shown.score), ("p", shown.p))}
