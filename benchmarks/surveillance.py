@@ -121,40 +121,27 @@ def noufaily(series: int, processes: int) -> None:
     began, every = time.perf_counter(), list(scenarios())
     with ProcessPoolExecutor(processes) as pool:
         done = list(pool.map(one_scenario, every, [series] * len(every)))
+    print(f"\n{series} series a scenario, alpha {RULES.alpha}, {time.perf_counter() - began:.0f} s with {processes} processes")
+    report(done)
+
+
+def report(done: list[dict[str, Any]]) -> None:
+    """The tables of all scenarios and of their means, beside the replication's."""
+    sizes = [f"POD, k = {k}" for k in REPLICATED]
     rows = []
-    for scenario in scenarios():
-        one = done[scenario.number - 1]
-        mean = scenario.means()[-CURRENT:].mean()
-        pods = [f"{one['seen_with'][k]:.2f}" for k in REPLICATED]
-        season = "yes" if scenario.gamma1 else "no"
-        rows.append([scenario.number, scenario.theta, scenario.beta, season, scenario.phi, f"{mean:.1f}", f"{one['rate_with']:.4f}", *pods])
-    head = [
-        "scenario",
-        "theta",
-        "beta",
-        "season",
-        "phi",
-        "mean of judged weeks",
-        "false positive rate",
-        *(f"POD, k = {k}" for k in REPLICATED),
-    ]
-    print(
-        f"\n{series} series a scenario, alpha 0.005, {time.perf_counter() - began:.0f} s with {processes} processes\n\n{markdown(head, rows)}"
-    )
+    for scenario, one in zip(scenarios(), done, strict=True):
+        mean, season = scenario.means()[-CURRENT:].mean(), "yes" if scenario.gamma1 else "no"
+        seen = [f"{one['seen_with'][k]:.2f}" for k in REPLICATED]
+        rows.append([scenario.number, scenario.theta, scenario.beta, season, scenario.phi, f"{mean:.1f}", f"{one['rate_with']:.4f}", *seen])
+    print("\n" + markdown(["scenario", "theta", "beta", "season", "phi", "mean of judged weeks", "FPR", *sizes], rows))
     summary: list[list[object]] = []
     for name in ("with", "without"):
         rates = [one[f"rate_{name}"] for one in done]
-        pods = [f"{np.mean([one[f'seen_{name}'][k] for one in done]):.3f}" for k in REPLICATED]
-        summary.append(
-            [f"hepdist, {name} the rule of five reports", f"{np.median(rates):.4f}", f"{np.mean(rates):.4f}", f"{max(rates):.4f}", *pods]
-        )
+        means = [f"{np.mean([one[f'seen_{name}'][k] for one in done]):.3f}" for k in REPLICATED]
+        shown = [f"{value:.4f}" for value in (np.median(rates), np.mean(rates), max(rates))]
+        summary.append([f"hepdist, {name} the rule of five reports", *shown, *means])
     summary.append(["R surveillance, as replicated", "0.000", "0.009", "0.125, of a series", *REPLICATED.values()])
-    print(
-        "\n"
-        + markdown(
-            [f"over {len(done)} scenarios", "median FPR", "mean FPR", "largest FPR", *(f"mean POD, k = {k}" for k in REPLICATED)], summary
-        )
-    )
+    print("\n" + markdown([f"over {len(done)} scenarios", "median FPR", "mean FPR", "largest FPR", *sizes], summary))
 
 
 def short_histories(series: int) -> None:

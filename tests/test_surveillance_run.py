@@ -10,13 +10,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from fake_runs import classification_run
 from scipy.optimize import linprog
 from surveillance_tables import LAST, visits, write_csv
 
+from cohorts import tiny_classification_cohort
 from hepdist.cli import main
+from hepdist.surveillance.accuracy import classifier
 from hepdist.surveillance.alerts import ALL_SITES, public
 from hepdist.surveillance.judge import Series, choose, control, false_alarms, judge, rules_of
 from hepdist.surveillance.judgement import Judgement
+from hepdist.surveillance.prevalence import Accuracy
 from hepdist.surveillance.run import surveil
 from hepdist.surveillance.spec import parse_options
 from hepdist.surveillance.suppress import COMPANION, SHOWN, SMALL
@@ -199,20 +203,14 @@ def test_accuracy_and_threshold_come_from_a_run(tmp_path: Path) -> None:
     frame = pd.DataFrame({"split": "test", "label": [1, 1, 1, 1, 0, 0], "probability_1": [0.9, 0.5, 0.45, 0.1, 0.42, 0.2]})
     frame.to_parquet(run / "predictions.parquet")
     from hepdist.surveillance.accuracy import classifier
-    from hepdist.surveillance.prevalence import Accuracy
 
     assert classifier(parse_options([f"run={run}"])) == (0.4, Accuracy(0.75, 0.5, 4, 2))
     assert classifier(parse_options([f"run={run}", "threshold=0.48"])) == (0.48, Accuracy(0.5, 1.0, 4, 2))
 
 
 def test_accuracy_is_that_of_a_run_as_evaluation_writes_it(tmp_path: Path) -> None:
-    from cohorts import tiny_classification_cohort
-    from fake_runs import classification_run
-
     tiny_classification_cohort(tmp_path / "cohort", rows=80)
     result = classification_run(tmp_path / "run", tmp_path / "cohort", resamples=20)
-    from hepdist.surveillance.accuracy import classifier
-
     threshold, accuracy = classifier(parse_options([f"run={tmp_path / 'run'}"]))
     block = result["split"]["test"]
     assert accuracy is not None and threshold == result["threshold"]["value"]

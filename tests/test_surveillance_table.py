@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import csv
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from hepdist.errors import IngestError, RecipeError
 from hepdist.surveillance.episodes import first_visits
@@ -165,6 +168,29 @@ def test_files_that_are_no_tables_are_refused(tmp_path: Path) -> None:
     for name in ("t.parquet", "t.xlsx", "t.pdf", "none.csv"):
         with pytest.raises(IngestError):
             read(tmp_path / name)
+
+
+CELLS = st.one_of(
+    st.sampled_from(["2024-05-01", "2024-W20", "20240301", "1", "0", "A", "yes", "nan", "inf", "-1", "1e9", "0.5", ""]), st.text(max_size=8)
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    rows=st.lists(st.lists(CELLS, min_size=1, max_size=5), min_size=1, max_size=12), kind=st.sampled_from(["case", "probability", "count"])
+)
+def test_whatever_is_in_the_cells_each_row_counts_or_has_a_reason(rows: list[list[str]], kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    with path.open("w", newline="", encoding="utf-8", errors="replace") as file:
+        csv.writer(file).writerows([["date", "site", kind, "tested"], *rows])
+    try:
+        reports, left_out = read(path, threshold=0.5)
+    except IngestError:
+        return
+    assert {report.row for report in reports.rows} | set(left_out) == set(range(1, reports.records + 1))
+    assert len(reports.rows) + len(left_out) == reports.records
+    counts = weekly(reports)
+    assert counts.cases.sum() == sum(report.cases for report in reports.rows) and (counts.cases >= 0).all()
 
 
 @pytest.mark.parametrize(
