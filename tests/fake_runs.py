@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from hepdist.evaluation.further import choose, further
 from hepdist.evaluation.result import summarise, write_result
+from hepdist.evaluation.subgroups import groups_of
 from hepdist.recipe import Recipe
 from hepdist.shards.manifest import SPLITS, Manifest
 from hepdist.shards.read import SplitReader
@@ -70,7 +72,11 @@ def _finish(
     pd.concat(tables.values(), ignore_index=True).to_parquet(run / "predictions.parquet", index=False)
     split = {name: summarise(task, table, 0.5, names, resamples, seed) for name, table in tables.items()}
     facts = {"threshold": {"value": 0.5, "rule": "half"}, "label_names": list(names)}
+    chosen, groups = choose(task, tables["val"], names, recipe.evaluation), groups_of(cohort, manifest, "auto")
+    for name, table in tables.items():
+        split[name] |= further(task, table, 0.5, names, resamples, seed, chosen, groups)
     if task == "classification":
+        facts |= chosen.facts()
         facts["positive"] = names[-1] if len(names) == 2 else None
     path = write_result(run, task=task, split=split, train=TRAIN, cohort_sha256=manifest.sha256(), seed=seed, **facts)
     _metrics(run / "metrics.jsonl", "dice" if task == "segmentation" else "auroc", seed)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hepdist.evaluation.bootstrap import percentile_interval, resampled_weights
-from hepdist.evaluation.metrics import Floats, bin_of, weight_by_level
+from hepdist.evaluation.metrics import Floats, bin_of, equal_width_edges, weight_by_level
 
 GRID = np.linspace(0, 1, 101)
 
@@ -59,7 +59,7 @@ def precision_recall_curve(truth: NDArray[np.bool_], score: Floats, patient: NDA
 
 def reliability(stated: Floats, observed: Floats, patient: NDArray[np.str_], resamples: int, seed: int, bins: int = 10) -> Reliability:
     """Mean stated probability, observed frequency and its band in `bins` bins; see metrics.stated_and_observed."""
-    member = (bin_of(stated, bins)[:, None] == np.arange(bins)).astype(np.float64)
+    member = (bin_of(stated, equal_width_edges(stated, bins))[:, None] == np.arange(bins)).astype(np.float64)
     counts = member.sum(axis=0)
     full = counts > 0
     member, size = member[:, full], counts[full]

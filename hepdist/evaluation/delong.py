@@ -92,4 +92,4 @@ def _placements(truth: NDArray[np.bool_], score: Floats) -> tuple[Floats, Floats
 
 def _by_patient(placement: Floats, owner: NDArray[np.int64], patients: int) -> Floats:
     """Sum over each patient's rows of placement minus its mean over all rows."""
-    return np.bincount(owner, placement - placement.mean(), minlength=patients)
+    return np.bincount(owner, placement - placement.mean(), minlength=patients).astype(np.float64)

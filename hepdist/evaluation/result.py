@@ -63,10 +63,11 @@ def summarise(
         scores = partial(restoration_scores, *measured)
     else:
         labelled = table
-        dice, hd95, volume, true_volume = (by_class(table, key, label_names) for key in ("dice", "hd95", "volume_ml", "true_volume_ml"))
+        measures = ("dice", "hd95", "volume_ml", "true_volume_ml", "nsd")
+        dice, hd95, volume, true_volume, nsd = (by_class(table, key, label_names) for key in measures)
         if dice is None:
             raise RunError(f"predictions lack the columns dice_{label_names[0]}, ...; evaluate the run again")
-        scores = partial(segmentation_scores, dice, hd95, volume, true_volume)
+        scores = partial(segmentation_scores, dice, hd95, volume, true_volume, nsd=nsd)
     if labelled.empty:
         raise RunError("none of the rows to score has a label; choose another split")
 

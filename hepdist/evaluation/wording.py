@@ -53,7 +53,15 @@ MEANINGS = {
         "Calibration error",
         "Mean gap between stated probability and observed frequency over 15 bins (ECE); 0 is perfect, and small samples raise it.",
     ),
+    "ece_equal_mass": Meaning(
+        "Calibration error, equal bins", "The same over 15 bins that hold equally many cases each, so that none rests on a few of them."
+    ),
+    "log_loss": Meaning(
+        "Log loss", "Mean of −log of the probability given to the truth; 0 is perfect, sure errors cost most.", bounded=False
+    ),
     "dice": Meaning("Dice", "Overlap of predicted and true region, 1 is perfect; mean over classes of the mean over cases."),
+    "iou": Meaning("IoU", "Overlap as a share of the union of both regions (Jaccard); always below Dice."),
+    "nsd": Meaning("Surface Dice", "Share of both surfaces that lies within the tolerance of the other (NSD); 0 where one side is empty."),
     "hd95": Meaning(
         "HD95", "95th percentile of the distance between the two surfaces, in millimetres; 0 is perfect.", unit=" mm", bounded=False
     ),
