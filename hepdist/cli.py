@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 import hepdist
+from hepdist import cli_evaluation
 from hepdist.errors import HepdistError, IngestError, RunError
 
 INTERRUPTED, TERMINATED = 130, 143
@@ -230,6 +231,9 @@ def evaluate(
 
     result = score(run, split=split, cohort=cohort)
     _show(result, Path(run) / "external" / Manifest.load(cohort).name if cohort else Path(run))
+
+
+cli_evaluation.register(app)
 
 
 @app.command()

@@ -17,6 +17,19 @@ class Proportion:
     high: float
     n: int
     """Rows."""
+    worth: float
+    """As many independent rows as they are worth."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Of two shares, the first minus the second; nan where one of them has no rows."""
+
+    value: float
+    low: float
+    high: float
+    p: float
+    """Two-sided."""
 
 
 def proportion(hit: NDArray[np.bool_], patient: NDArray[np.str_], level: float = LEVEL) -> Proportion:
@@ -30,7 +43,7 @@ def proportion(hit: NDArray[np.bool_], patient: NDArray[np.str_], level: float =
 
     rows = len(hit)
     if not rows:
-        return Proportion(float("nan"), float("nan"), float("nan"), 0)
+        return Proportion(float("nan"), float("nan"), float("nan"), 0, 0.0)
     _, owner = np.unique(patient, return_inverse=True)
     patients = int(owner.max()) + 1
     share = float(hit.mean())
@@ -43,4 +56,22 @@ def proportion(hit: NDArray[np.bool_], patient: NDArray[np.str_], level: float =
     z = float(norm.ppf((1 + level) / 2))
     centre = (share + z**2 / (2 * worth)) / (1 + z**2 / worth)
     reach = z / (1 + z**2 / worth) * float(np.sqrt(share * (1 - share) / worth + z**2 / (4 * worth**2)))
-    return Proportion(share, max(0.0, centre - reach), min(1.0, centre + reach), rows)
+    return Proportion(share, max(0.0, centre - reach), min(1.0, centre + reach), rows, worth)
+
+
+def difference(first: Proportion, second: Proportion) -> Difference:
+    """Two shares of different patients: Newcombe's interval (1998, from both Wilson intervals) and the pooled test, with what rows are worth.
+
+    Where the two share patients, whose rows go together, both err on the careful side.
+    """
+    from scipy.stats import norm
+
+    value = first.value - second.value
+    down = np.hypot(first.value - first.low, second.high - second.value)
+    up = np.hypot(first.high - first.value, second.value - second.low)
+    if not first.n or not second.n:
+        return Difference(value, float("nan"), float("nan"), float("nan"))
+    pooled = (first.worth * first.value + second.worth * second.value) / (first.worth + second.worth)
+    error = float(np.sqrt(pooled * (1 - pooled) * (1 / first.worth + 1 / second.worth)))
+    p = float(2 * norm.sf(abs(value) / error)) if error else 1.0
+    return Difference(value, float(value - down), float(value + up), p)

@@ -63,7 +63,7 @@ def write_report(run_folder: Path, cohort_folder: str | Path, *, split: str = "t
     else:
         part = segmentation_part(block, predictions, run_folder, cohort_folder, manifest)
     kind = task if task in ("segmentation", "restoration") else "binary" if "specificity" in block else "classes"
-    page = _environment().get_template(REPORT).render(
+    page = environment().get_template(REPORT).render(
         name=recipe["name"], cohort=manifest.name, task=task, split=split, noun=noun, block=block, result=result, part=part,
         sentence=_sentence(block, result, noun), headlines=headlines(block, kind),
         cautions=cautions(block, result, split, noun) + prevalence_caution(block, manifest.counts.get("train", {}).get("classes", {}), split),
@@ -79,7 +79,8 @@ def write_report(run_folder: Path, cohort_folder: str | Path, *, split: str = "t
     return path
 
 
-def _environment() -> jinja2.Environment:
+def environment() -> jinja2.Environment:
+    """Of the templates in this folder, which include page.css."""
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     return jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,14 +11,16 @@ from numpy.typing import NDArray
 
 from hepdist.evaluation.bootstrap import percentile_interval, resampled_weights
 from hepdist.evaluation.metrics import Floats, auroc, segmentation_scores
+from hepdist.evaluation.proportions import difference, proportion
 from hepdist.evaluation.result import CLASSIFYING, by_class, labels_and_probabilities, plain
 from hepdist.evaluation.subgroups import Groups
 
 FEWEST_PATIENTS = 10
 """A score of fewer says more about chance than about the group, and a group so small may point at people."""
 
-Scores = Callable[[Floats], dict[str, Floats]]
-"""From weight float64[r, n] to float64[r] by name."""
+Rows = NDArray[np.bool_]
+Score = Callable[[Floats], Floats]
+"""From weight float64[r, n] to float64[r]."""
 
 
 def subgroup_scores(
@@ -27,127 +28,132 @@ def subgroup_scores(
 ) -> list[dict[str, Any]]:
     """The `subgroups` block of a split: `column`, `group`, `n`, `patients` and `scores` of each group, or a `note` why it has none.
 
-    predictions: as `summarise` takes them; groups: of `groups_of`. Each score has `value`, `ci`, `difference` to all other rows, its `ci` over
-    resampled patients, `p` (difference over the bootstrap's standard error, two-sided) and `p_holm`, corrected over all tests of the block. Two
-    groups that share a column's rows between them are one comparison, and count as one.
+    predictions: as `summarise` takes them; groups: of `groups_of`. A score has `value`, `ci`, its `difference` to all other rows,
+    `difference_ci`, `p` (two-sided) and `p_holm`, corrected over all tests of the block; two groups that share a column's rows between
+    them are one comparison and count as one. auroc, dice and psnr are resampled by patient, and `p` is that of the difference over its
+    standard error; sensitivity and specificity have Wilson's intervals and the pooled test (proportions.py).
     """
     table = predictions.sort_values("sample_id").reset_index(drop=True)
     if task_kind in CLASSIFYING:
         table = table[table["label_0" if "label_0" in table else "label"].notna()].reset_index(drop=True)
-    patient = table["patient"].to_numpy(dtype=str)
-    weights = [np.ones((1, len(table))), *resampled_weights(patient, resamples, seed)]
-    found, tests = [], []
+    weights = [np.ones((1, len(table))), *resampled_weights(table["patient"].to_numpy(dtype=str), resamples, seed)]
+    found: list[dict[str, Any]] = []
+    tests: list[list[dict[str, Any]]] = []  # scores that are one test: those of both groups where there are two
+
     for column, members in groups.items():
-        group_of = table["sample_id"].map(members).to_numpy()
-        present = sorted({str(group) for group in group_of if isinstance(group, str)})
-        first: dict[str, Any] = {}
+        group_of = table["sample_id"].map(members).fillna("").to_numpy()
+        present = sorted(set(group_of) - {""})
+        scored = []
         for group in present if len(present) > 1 else ():
             inside = group_of == group
             entry: dict[str, Any] = {"column": column, "group": group}
-            note = _too_small(task_kind, table, inside, names)
-            if note:
-                found.append(entry | {"note": note})
-                continue
-            entry |= {"n": int(inside.sum()), "patients": len(np.unique(patient[inside]))}
-            sides = [(rows, _scores_of(task_kind, table[rows], threshold, names)) for rows in (inside, ~inside)]
-            rest = _too_small(task_kind, table, ~inside, names)
-            entry["scores"] = _compared(sides, weights, rest is None)
-            found.append(entry)
-            if len(present) == 2 and first:
-                for name, score in entry["scores"].items():
-                    score["same"] = first.get(name)
+            if note := _too_small(task_kind, table[inside], table, names):
+                entry["note"] = note
             else:
-                tests += [score for score in entry["scores"].values() if score["p"] is not None]
-                first = entry["scores"]
-    for score, adjusted in zip(tests, holm([score["p"] for score in tests]), strict=True):
-        score["p_holm"] = adjusted
-    for entry in found:
-        for score in entry.get("scores", {}).values():
-            twin = score.pop("same", None)
-            score.setdefault("p_holm", twin["p_holm"] if twin and score["p"] is not None else None)
+                entry |= {"n": int(inside.sum()), "patients": int(table["patient"][inside].nunique())}
+                entry["scores"] = _scores(task_kind, table, inside, threshold, names, weights)
+                scored.append(entry["scores"])
+            found.append(entry)
+        one_comparison = len(present) == len(scored) == 2 and not (group_of == "").any()
+        for name in scored[0] if scored else ():
+            same = [scores[name] for scores in scored]
+            tests += [same] if one_comparison else [[score] for score in same]
+    tests = [test for test in tests if test[0]["p"] is not None]
+    for test, adjusted in zip(tests, holm([test[0]["p"] for test in tests]), strict=True):
+        for score in test:
+            score["p_holm"] = adjusted
     return list(plain(found))
 
 
 def holm(p: Sequence[float]) -> list[float]:
     """p values corrected for as many tests as there are (Holm, 1979): the chance of any false alarm among them stays below the level."""
-    order = np.argsort(p)
-    adjusted = np.empty(len(p))
-    highest = 0.0
-    for rank, i in enumerate(order):
+    adjusted, highest = [0.0] * len(p), 0.0
+    for rank, i in enumerate(np.argsort(p)):
         highest = max(highest, min(1.0, (len(p) - rank) * p[i]))
         adjusted[i] = highest
-    return [float(value) for value in adjusted]
+    return adjusted
 
 
-def _compared(sides: list[tuple[NDArray[np.bool_], Scores]], weights: list[Floats], tested: bool) -> dict[str, dict[str, Any]]:
-    """The scores of the first side, and where `tested` their difference to the second; the first weight is that of the rows as they are."""
-    from scipy.stats import norm
-
-    blocks = [[scores(weight[:, rows]) for weight in weights] for rows, scores in (sides if tested else sides[:1])]
-    found = {}
-    for name in blocks[0][0]:
-        values = [np.concatenate([block[name] for block in side]) for side in blocks]
-        bound = percentile_interval(values[0][1:])
-        entry: dict[str, Any] = {
-            "value": values[0][0],
-            "ci": [float(bound.low), float(bound.high)],
-            "difference": None,
-            "difference_ci": None,
-            "p": None,
-        }
-        if tested:
-            difference = values[0] - values[1]
-            bound, drawn = percentile_interval(difference[1:]), difference[1:][np.isfinite(difference[1:])]
-            entry |= {"difference": difference[0], "difference_ci": [float(bound.low), float(bound.high)]}
-            error = float(drawn.std(ddof=1)) if len(drawn) > 1 else 0.0
-            if error > 0 and np.isfinite(difference[0]):
-                entry["p"] = float(2 * norm.sf(abs(difference[0]) / error))
-        found[name] = entry
-    return found
-
-
-def _too_small(task_kind: str, table: pd.DataFrame, rows: NDArray[np.bool_], names: tuple[str, ...]) -> str | None:
-    """Why a group can't be scored."""
-    some = table[rows]
+def _too_small(task_kind: str, some: pd.DataFrame, table: pd.DataFrame, names: tuple[str, ...]) -> str | None:
+    """Why these rows of the table can't be scored."""
     if some["patient"].nunique() < FEWEST_PATIENTS:
         return f"fewer than {FEWEST_PATIENTS} patients"
     if task_kind in CLASSIFYING and "label_0" not in some:
         lacking = [name for k, name in enumerate(names) if (table["label"] == k).any() and not (some["label"] == k).any()]
-        if lacking:
-            return f"without {', '.join(lacking)}"
+        return f"without {', '.join(lacking)}" if lacking else None
     return None
 
 
-def _scores_of(task_kind: str, table: pd.DataFrame, threshold: float, names: tuple[str, ...]) -> Scores:
-    """What is looked at by group: how well cases are ranked, and of two classes also both kinds of right decisions; else the main score."""
-    if task_kind in CLASSIFYING:
-        label, probability = labels_and_probabilities(table, len(names))
-        return partial(_classifying, label, probability, threshold)
-    if task_kind == "restoration":
-        restored = by_class(table, "psnr", names)
-        assert restored is not None, "summarise has read it"
-        each = restored.mean(axis=1)
-        return lambda weight: {"psnr": _mean(each, weight)}
-    dice = by_class(table, "dice", names)
-    assert dice is not None, "summarise has read it"
-    return lambda weight: {"dice": segmentation_scores(dice, None, None, None, weight)["dice"]}
-
-
-def _classifying(label: NDArray[np.int64], probability: Floats, threshold: float, weight: Floats) -> dict[str, Floats]:
-    several, classes = label.ndim == 2, probability.shape[1]
-    if not several and classes == 2:
-        called = probability[:, 1] >= threshold
-        scores = {"auroc": auroc(label == 1, probability[:, 1], weight)}
+def _scores(
+    task_kind: str, table: pd.DataFrame, inside: Rows, threshold: float, names: tuple[str, ...], weights: list[Floats]
+) -> dict[str, dict[str, Any]]:
+    """The scores of the rows inside, and their differences to the rest where that can be scored."""
+    sides = [inside] if _too_small(task_kind, table[~inside], table, names) else [inside, ~inside]
+    if task_kind not in CLASSIFYING:
+        name = "psnr" if task_kind == "restoration" else "dice"
+        each = by_class(table, name, names)
+        assert each is not None, "summarise has read it"
+        return {name: _resampled([_case_score(name, each[rows]) for rows in sides], sides, weights)}
+    label, probability = labels_and_probabilities(table, len(names))
+    found = {"auroc": _resampled([_ranking(label[rows], probability[rows]) for rows in sides], sides, weights)}
+    if label.ndim == 1 and len(names) == 2:
+        called, patient = probability[:, 1] >= threshold, table["patient"].to_numpy(dtype=str)
         for name, k in (("sensitivity", 1), ("specificity", 0)):
-            scores[name] = _mean((called == k)[label == k].astype(np.float64), weight[:, label == k])
-        return scores
-    truth = label == 1 if several else label[:, None] == np.arange(classes)
-    held = [k for k in range(classes) if truth[:, k].any() and not truth[:, k].all()]
-    each = [auroc(truth[:, k], probability[:, k], weight) for k in held]
-    return {"auroc": np.mean(each, axis=0) if each else np.full(len(weight), np.nan)}
+            found[name] = _rate([((called == k)[rows & (label == k)], patient[rows & (label == k)]) for rows in sides])
+    return found
 
 
-def _mean(value: Floats, weight: Floats) -> Floats:
-    """Weighted mean of value[n] in each resample; nan where none of its rows was drawn."""
-    total = weight.sum(axis=1)
-    return np.divide(weight @ value, total, out=np.full(len(weight), np.nan), where=total > 0)
+def _resampled(scores: list[Score], sides: list[Rows], weights: list[Floats]) -> dict[str, Any]:
+    """The score of the first side, and its difference to the second where there is one; the first weight is that of the rows as they are."""
+    from scipy.stats import norm
+
+    values = [np.concatenate([score(weight[:, rows]) for weight in weights]) for score, rows in zip(scores, sides, strict=True)]
+    entry = _entry(float(values[0][0]), _bounds(values[0][1:]))
+    if len(values) == 2:
+        apart = values[0] - values[1]
+        entry |= {"difference": float(apart[0]), "difference_ci": _bounds(apart[1:])}
+        spreads = [float(np.std(drawn[np.isfinite(drawn)])) if np.isfinite(drawn).sum() > 1 else 0.0 for drawn in (*values, apart)]
+        if min(spreads) > 0:  # an AUROC of 1 has no spread: how far below it the truth may be is not known
+            entry["p"] = float(2 * norm.sf(abs(apart[0]) / spreads[2]))
+    return entry
+
+
+def _rate(sides: list[tuple[NDArray[np.bool_], NDArray[np.str_]]]) -> dict[str, Any]:
+    """A share, and its difference to that of the second side where there is one; sides: hits and their patients."""
+    shares = [proportion(hit, patient) for hit, patient in sides]
+    entry = _entry(shares[0].value, [shares[0].low, shares[0].high])
+    if len(shares) == 2:
+        apart = difference(*shares)
+        entry |= {"difference": apart.value, "difference_ci": [apart.low, apart.high], "p": apart.p}
+    return entry
+
+
+def _entry(value: float, bounds: list[float]) -> dict[str, Any]:
+    return {"value": value, "ci": bounds, "difference": None, "difference_ci": None, "p": None, "p_holm": None}
+
+
+def _bounds(drawn: Floats) -> list[float]:
+    bound = percentile_interval(drawn)
+    return [float(bound.low), float(bound.high)]
+
+
+def _ranking(label: NDArray[np.int64], probability: Floats) -> Score:
+    """AUROC of two classes, or the mean of each class or finding against the rest."""
+    truth = label == 1 if label.ndim == 2 else label[:, None] == np.arange(probability.shape[1])
+    held = [k for k in range(truth.shape[1]) if truth[:, k].any() and not truth[:, k].all()]
+    if label.ndim == 1 and len(held) == 2:
+        held = held[1:]
+    return lambda weight: np.mean([auroc(truth[:, k], probability[:, k], weight) for k in held] or [np.full(len(weight), np.nan)], axis=0)
+
+
+def _case_score(name: str, each: Floats) -> Score:
+    """The mean over classes or degradations of the mean over cases, each[n, C]."""
+    if name == "dice":
+        return lambda weight: segmentation_scores(each, None, None, None, weight)["dice"]
+    mean = each.mean(axis=1)
+
+    def psnr(weight: Floats) -> Floats:
+        total = weight.sum(axis=1)
+        return np.divide(weight @ mean, total, out=np.full(len(weight), np.nan), where=total > 0)
+
+    return psnr
