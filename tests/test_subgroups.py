@@ -97,7 +97,7 @@ def test_each_group_has_the_scores_of_its_own_rows():
     group = np.where(np.arange(300) < 130, "a", np.where(np.arange(300) < 260, "b", "c"))
     found = {
         entry["group"]: entry
-        for entry in subgroup_scores("classification", predictions, 0.4, NAMES, {"site": grouped(predictions, group)}, 200, 0)
+        for entry in subgroup_scores("classification", predictions, 0.4, NAMES, {"site": grouped(predictions, group)}, 200, 0)["groups"]
     }
     for name in "abc":
         mine, rest = predictions[group == name], predictions[group != name]
@@ -109,6 +109,7 @@ def test_each_group_has_the_scores_of_its_own_rows():
         ill = mine[mine["label"] == 1]
         share = proportion((ill["probability_1"] >= 0.4).to_numpy(), ill["patient"].to_numpy(str))
         assert (scores["sensitivity"]["value"], *scores["sensitivity"]["ci"]) == (share.value, share.low, share.high)
+    assert list(found) == ["a", "b", "c"]
     p = [score["p"] for entry in found.values() for score in entry["scores"].values()]
     assert len(p) == 9
     assert [score["p_holm"] for entry in found.values() for score in entry["scores"].values()] == pytest.approx(holm(p))
@@ -120,7 +121,7 @@ def test_a_group_that_a_model_fails_is_found_and_two_groups_are_one_test():
     noise = np.random.default_rng(1).random(400)
     predictions["probability_1"] = np.where(group == "a", noise, predictions["probability_1"])
     predictions["probability_0"] = 1 - predictions["probability_1"]
-    first, second = subgroup_scores("classification", predictions, 0.5, NAMES, {"sex": grouped(predictions, group)}, 300, 0)
+    first, second = subgroup_scores("classification", predictions, 0.5, NAMES, {"sex": grouped(predictions, group)}, 300, 0)["groups"]
     assert first["scores"]["auroc"]["p_holm"] < 0.001
     assert first["scores"]["auroc"]["difference"] == pytest.approx(-second["scores"]["auroc"]["difference"])
     assert first["scores"]["auroc"]["p_holm"] == second["scores"]["auroc"]["p_holm"] == pytest.approx(3 * first["scores"]["auroc"]["p"])
@@ -130,13 +131,18 @@ def test_small_groups_and_groups_of_one_class_are_named_and_not_scored():
     predictions = table(120)
     group = np.array(["a"] * 50 + ["b"] * 18 + ["c"] * 52)
     predictions.loc[group == "a", "label"] = 1
-    found = subgroup_scores("classification", predictions, 0.5, NAMES, {"site": grouped(predictions, group)}, 50, 0)
+    found = subgroup_scores("classification", predictions, 0.5, NAMES, {"site": grouped(predictions, group)}, 50, 0)["groups"]
     assert found[0] == {"column": "site", "group": "a", "note": "without normal"}
     assert found[1] == {"column": "site", "group": "b", "note": "fewer than 10 patients"}, "nor is it counted"
     assert found[2]["scores"]["auroc"]["p"] is not None
-    assert subgroup_scores("classification", predictions, 0.5, NAMES, {"site": grouped(predictions, np.full(120, "a"))}, 50, 0) == []
+    assert subgroup_scores("classification", predictions, 0.5, NAMES, {"site": grouped(predictions, np.full(120, "a"))}, 50, 0) == {
+        "tests": 0,
+        "groups": [],
+    }
     few = table(40)
-    alone = subgroup_scores("classification", few, 0.5, NAMES, {"site": grouped(few, np.where(np.arange(40) < 32, "a", "b"))}, 50, 0)[0]
+    alone = subgroup_scores("classification", few, 0.5, NAMES, {"site": grouped(few, np.where(np.arange(40) < 32, "a", "b"))}, 50, 0)[
+        "groups"
+    ][0]
     assert alone["scores"]["auroc"]["difference"] is None, "the rest is too small to compare with"
 
 
@@ -145,7 +151,7 @@ def test_a_group_without_an_error_is_not_said_to_differ():
     group = np.where(np.arange(200) < 60, "a", "b")
     right = np.where(predictions["label"] == 1, 0.9, 0.1)
     predictions["probability_1"] = np.where(group == "a", right, predictions["probability_1"])
-    first = subgroup_scores("classification", predictions, 0.5, NAMES, {"sex": grouped(predictions, group)}, 100, 0)[0]
+    first = subgroup_scores("classification", predictions, 0.5, NAMES, {"sex": grouped(predictions, group)}, 100, 0)["groups"][0]
     assert (first["scores"]["auroc"]["value"], first["scores"]["auroc"]["p"]) == (1, None)
     assert first["scores"]["sensitivity"]["ci"][0] < 0.95
 
@@ -155,11 +161,14 @@ def test_dice_and_psnr_are_compared_too():
     keys = {"sample_id": [f"{i:04x}" for i in range(60)], "patient": [f"{i:04x}" for i in range(60)]}
     group = {f"{i:04x}": "ab"[i % 2] for i in range(60)}
     dice = pd.DataFrame(keys | {"dice_liver": rng.uniform(0.7, 0.9, 60) - 0.2 * (np.arange(60) % 2)})
-    low, high = subgroup_scores("segmentation", dice, 0.5, ("liver",), {"manufacturer": group}, 100, 0)
+    low, high = subgroup_scores("segmentation", dice, 0.5, ("liver",), {"manufacturer": group}, 100, 0)["groups"]
     assert low["scores"]["dice"]["value"] == pytest.approx(dice["dice_liver"][::2].mean())
     assert high["scores"]["dice"]["p_holm"] < 0.01
     psnr = dice.rename(columns={"dice_liver": "psnr_noise"})
-    assert subgroup_scores("restoration", psnr, 0.5, ("noise",), {"manufacturer": group}, 100, 0)[0]["scores"]["psnr"]["difference"] > 0.1
+    assert (
+        subgroup_scores("restoration", psnr, 0.5, ("noise",), {"manufacturer": group}, 100, 0)["groups"][0]["scores"]["psnr"]["difference"]
+        > 0.1
+    )
 
 
 def test_holms_correction_is_the_published_one():

@@ -177,6 +177,14 @@ def decide(probability: Floats, threshold: float) -> NDArray[np.int64]:
     return probability.argmax(axis=1)
 
 
+def sureness(probability: Floats, threshold: float) -> Floats:
+    """How sure a decision of `decide` is, float[n], for ranking: of two classes the distance to the threshold in log-odds, else the largest."""
+    if probability.shape[1] != 2:
+        return probability.max(axis=1)
+    stated, limit = (np.clip(values, LEAST_PROBABILITY, 1 - LEAST_PROBABILITY) for values in (probability[:, 1], np.float64(threshold)))
+    return np.abs(np.log(stated / (1 - stated)) - np.log(limit / (1 - limit)))
+
+
 def choose_threshold(probability: Floats, label: NDArray[np.int64], rule: str) -> float:
     """The probability of the positive class from which a case counts as positive.
 

@@ -25,8 +25,9 @@ Score = Callable[[Floats], Floats]
 
 def subgroup_scores(
     task_kind: str, predictions: pd.DataFrame, threshold: float, names: tuple[str, ...], groups: Groups, resamples: int, seed: int
-) -> list[dict[str, Any]]:
-    """The `subgroups` block of a split: `column`, `group`, `n`, `patients` and `scores` of each group, or a `note` why it has none.
+) -> dict[str, Any]:
+    """The `subgroups` block of a split: how many `tests` were made, and of each of `groups` its `column`, `group`, `n`, `patients` and `scores`,
+    or a `note` why it has none.
 
     predictions: as `summarise` takes them; groups: of `groups_of`. A score has `value`, `ci`, its `difference` to all other rows,
     `difference_ci`, `p` (two-sided) and `p_holm`, corrected over all tests of the block; two groups that share a column's rows between
@@ -62,7 +63,7 @@ def subgroup_scores(
     for test, adjusted in zip(tests, holm([test[0]["p"] for test in tests]), strict=True):
         for score in test:
             score["p_holm"] = adjusted
-    return list(plain(found))
+    return dict(plain({"tests": len(tests), "groups": found}))
 
 
 def holm(p: Sequence[float]) -> list[float]:
