@@ -14,6 +14,7 @@ from hepdist.evaluation.subgroups import groups_of
 from hepdist.recipe import Recipe
 from hepdist.shards.manifest import SPLITS, Manifest
 from hepdist.shards.read import SplitReader
+from hepdist.tasks.surface import surface_agreement
 
 TRAIN = {"epochs": 8, "samples": 192, "samples_per_s": 412.5, "data_wait_share": 0.031, "workers": 2, "wall_s": 151.0}
 
@@ -52,6 +53,7 @@ def segmentation_run(run: Path, cohort: Path, *, seed: int = 0, resamples: int =
                 ml = float(np.prod(spacing)) / 1000
                 table.loc[i, f"dice_{name}"] = 2 * (t & p).sum() / (t.sum() + p.sum()) if (t | p).any() else np.nan
                 table.loc[i, f"hd95_{name}"] = float(np.linalg.norm(shift * spacing))
+                table.loc[i, f"nsd_{name}"] = surface_agreement(p[0], t[0], spacing.tolist(), 1.0)[1]
                 table.loc[i, f"volume_ml_{name}"] = p.sum() * ml * rng.normal(1, 0.1)
                 table.loc[i, f"true_volume_ml_{name}"] = t.sum() * ml
         tables[split] = table
@@ -78,6 +80,8 @@ def _finish(
     if task == "classification":
         facts |= chosen.facts()
         facts["positive"] = names[-1] if len(names) == 2 else None
+    else:
+        facts["tolerance_mm"] = recipe.evaluation.tolerance_mm
     path = write_result(run, task=task, split=split, train=TRAIN, cohort_sha256=manifest.sha256(), seed=seed, **facts)
     _metrics(run / "metrics.jsonl", "dice" if task == "segmentation" else "auroc", seed)
     return json.loads(path.read_text())

@@ -146,6 +146,8 @@ def _write(
         facts["positive"] = names[-1] if len(names) == 2 else None
     else:
         facts["threshold"] = {"value": 0.5, "rule": "half"}
+    if recipe.task.kind == "segmentation":
+        facts["tolerance_mm"] = recipe.evaluation.tolerance_mm
     train = training_facts(folder, recipe)
     write_result(
         folder,

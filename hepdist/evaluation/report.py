@@ -63,7 +63,7 @@ def write_report(run_folder: Path, cohort_folder: str | Path, *, split: str = "t
     elif task == "restoration":
         part = restoration_part(block, predictions, run_folder)
     else:
-        part = segmentation_part(block, predictions, run_folder, cohort_folder, manifest)
+        part = segmentation_part(block, predictions, run_folder, cohort_folder, manifest, result.get("tolerance_mm"))
     kind = task if task in ("segmentation", "restoration") else "binary" if "specificity" in block else "classes"
     page = environment().get_template(REPORT).render(
         name=recipe["name"], cohort=manifest.name, task=task, split=split, noun=noun, block=block, result=result, part=part,

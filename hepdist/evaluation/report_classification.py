@@ -69,6 +69,7 @@ def classification_part(
         "points": [],
     }
     if several:
+        part["figures"].append(_pairs_figure(block, label, probability, _scaled(result, probability, multilabel=True), patient, seed))
         return part
     calibrated = _scaled(result, probability, multilabel=False)
     part["figures"].append(_reliability_figure(block, names, label, probability, calibrated, patient, seed))
@@ -129,6 +130,16 @@ def _reliability_figure(
     if scaled is not None and "calibrated" in block:
         caption += f", after scaling by the temperature fitted on validation {number(block['calibrated']['ece'])} ({span(block['calibrated']['ece_ci'])})"
     return plots.reliability_plot(bins, axis, after), "Reliability", f"{caption}. On the dashed line, stated and observed frequency agree."
+
+
+def _pairs_figure(
+    block: dict[str, Any], label: NDArray[np.int64], probability: Floats, scaled: Floats | None, patient: NDArray[np.str_], seed: int
+) -> tuple[Markup, str, str]:
+    """Reliability of findings that may occur together, over all pairs of a row and a finding."""
+    truth, owner = (label == 1).ravel().astype(np.float64), np.repeat(patient, label.shape[1])
+    before, *after = (reliability(p.ravel(), truth, owner, block["resamples"], seed) for p in (probability, scaled) if p is not None)
+    caption = f"Calibration error {number(block['ece'])} ({span(block['ece_ci'])}), the mean over findings; the curve is over all of them."
+    return plots.reliability_plot(before, "predicted probability of a finding", after[0] if after else None), "Reliability", caption
 
 
 def _decision_figure(
