@@ -11,6 +11,7 @@ import typer
 def register(app: typer.Typer) -> None:
     """Add the verbs to the command line."""
     app.command()(compare)
+    app.command()(explain)
 
 
 def compare(
@@ -41,3 +42,20 @@ def compare(
     console.print(comparison_table(facts))
     console.print(facts["conclusion"], markup=False)
     console.print(f"page: {page}", soft_wrap=True)
+
+
+def explain(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A classifier's run folder, evaluated.")],
+    split: Annotated[str, typer.Option(help="Split whose cases are explained: train, val or test.")] = "test",
+) -> None:
+    """Show what decisions rest on: Grad-CAM maps of cases, and how much each input matters."""
+    from hepdist.jobs import check_path
+
+    check_path("RUN", run)
+
+    from hepdist.console import out, progress
+    from hepdist.evaluation.explain import explain as write
+
+    with progress("explain") as report:
+        page = write(run, split, report)
+    out.print(f"page: {page}", soft_wrap=True)

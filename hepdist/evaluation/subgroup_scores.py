@@ -96,7 +96,7 @@ def _scores(
         assert each is not None, "summarise has read it"
         return {name: _resampled([_case_score(name, each[rows]) for rows in sides], sides, weights)}
     label, probability = labels_and_probabilities(table, len(names))
-    found = {"auroc": _resampled([_ranking(label[rows], probability[rows]) for rows in sides], sides, weights)}
+    found = {"auroc": _resampled([ranking(label[rows], probability[rows]) for rows in sides], sides, weights)}
     if label.ndim == 1 and len(names) == 2:
         called, patient = probability[:, 1] >= threshold, table["patient"].to_numpy(dtype=str)
         for name, k in (("sensitivity", 1), ("specificity", 0)):
@@ -138,7 +138,7 @@ def _bounds(drawn: Floats) -> list[float]:
     return [float(bound.low), float(bound.high)]
 
 
-def _ranking(label: NDArray[np.int64], probability: Floats) -> Score:
+def ranking(label: NDArray[np.int64], probability: Floats) -> Score:
     """AUROC of two classes, or the mean of each class or finding against the rest."""
     truth = label == 1 if label.ndim == 2 else label[:, None] == np.arange(probability.shape[1])
     held = [k for k in range(truth.shape[1]) if truth[:, k].any() and not truth[:, k].all()]
