@@ -116,6 +116,7 @@ def test_a_sharper_classifier_is_found_better_in_every_paired_test(runs):
     }  # fmt: skip
     assert facts["n"] == 80 and facts["patients"] == len(set(patient))
     assert "sharp is better, by more than chance explains." in facts["conclusion"]
+    assert "With 40 patients, only large differences" in facts["conclusion"].replace(str(facts["patients"]), "40")
     low, high = scores["brier"]["difference_ci"]
     assert low < scores["brier"]["difference"] < high < 0, "a smaller Brier score is the better one"
     swapped = compare(runs / "blunt", runs / "sharp")
@@ -245,5 +246,9 @@ def test_the_conclusion_names_other_scores_that_differ_and_the_direction_of_erro
     assert "AUROC is 0.900 for A and 0.800 for B, on the same 100 cases of 50 patients" in text
     assert "difference +0.100, 95 % interval +0.020 to +0.180, p = 0.010 by DeLong's test" in text
     assert text.endswith("Of the other scores these differ after correction for 1 test: Brier score (B better).")
+    split_mind = Row("dice", "", 0.8, 0.7, 0.1, 0.02, 0.18, 0.06, "Wilcoxon's signed-rank test")
+    assert ": undecided, since the interval leaves out 0" in conclusion(Comparison([split_mind], 60, 60, None), "A", "B")
+    unlikely = Row("dice", "", 0.8, 0.7, 0.1, -0.02, 0.18, 0.04, "Wilcoxon's signed-rank test")
+    assert "A is better, by more than chance explains, though the interval" in conclusion(Comparison([unlikely], 60, 60, None), "A", "B")
     unknown = Row("auroc", "", 1.0, 0.9, 0.1, nan, nan, nan, "DeLong's test")
     assert "These cases can't say whether that is chance." in conclusion(Comparison([unknown], 9, 9, None), "A", "B")

@@ -10,11 +10,12 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 import torch
+from scipy.stats import sem, t
 from sklearn import metrics as sk
 from torchmetrics.functional.classification import binary_calibration_error, multiclass_calibration_error
 
 from hepdist.errors import RunError
-from hepdist.evaluation.bootstrap import intervals, percentile_interval, resampled_weights
+from hepdist.evaluation.bootstrap import expanded_level, intervals, percentile_interval, resampled_weights
 from hepdist.evaluation.metrics import (
     auroc,
     average_precision,
@@ -217,7 +218,19 @@ def test_intervals_equal_scikit_learn_run_on_every_resample() -> None:
     drawn = [
         sk.roc_auc_score(label, probability[:, 1], sample_weight=w) for w in np.concatenate(list(resampled_weights(patient, 200, seed=4)))
     ]
-    assert (bounds["auroc"].low, bounds["auroc"].high) == pytest.approx(tuple(np.quantile(drawn, [0.025, 0.975])), abs=1e-12)
+    outside = (1 - expanded_level(60)) / 2
+    assert (bounds["auroc"].low, bounds["auroc"].high) == pytest.approx(tuple(np.quantile(drawn, [outside, 1 - outside])), abs=1e-12)
+
+
+def test_the_interval_of_a_mean_over_few_patients_is_as_wide_as_students() -> None:
+    value = np.random.default_rng(3).normal(5, 2, 12)
+    bound = intervals(lambda w: {"mean": w @ value / w.sum(axis=1)}, np.arange(12).astype(str), 40_000, seed=0)["mean"]
+    low, high = t.interval(0.95, 11, value.mean(), sem(value))
+    assert float(bound.high - bound.low) == pytest.approx(high - low, rel=0.04)
+    plain = 2 * 1.96 * value.std() / np.sqrt(12)  # what percentiles as they are would give
+    assert plain < 0.87 * (high - low)
+    assert expanded_level(10**6) == pytest.approx(0.95, abs=1e-5)
+    assert expanded_level(1) == 0.95
 
 
 def test_resamples_with_one_class_are_skipped_and_counted() -> None:

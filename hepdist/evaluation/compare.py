@@ -12,7 +12,7 @@ import pandas as pd
 from hepdist.errors import RunError
 from hepdist.evaluation.compare_scores import Comparison, comparison_rows
 from hepdist.evaluation.result import CLASSIFYING, plain, read_result
-from hepdist.evaluation.wording import counted, number
+from hepdist.evaluation.wording import FEW_PATIENTS, counted, number
 
 COMPARISON = "compare.json"
 SURE = 0.05
@@ -73,16 +73,22 @@ def conclusion(found: Comparison, first: str, second: str) -> str:
         return f"{both}. These cases can't say whether that is chance."
     chance = "less than 0.001" if main.p < 0.001 else f"{main.p:.3f}"
     detail = f"difference {_signed(main.difference, main.unit)}, {span}, p = {chance} by {main.test}".replace("p = less", "p less")
+    apart = main.low > 0 or main.high < 0
     if main.p < SURE:
         better = first if (main.difference > 0) == main.higher_is_better else second
-        text = f"{both} ({detail}): {better} is better, by more than chance explains."
+        text = f"{both} ({detail}): {better} is better, by more than chance explains"
+        text += "." if apart or main.low != main.low else ", though the interval of the mean difference holds 0."
+    elif apart:
+        text = f"{both} ({detail}): undecided, since the interval leaves out 0 but the test calls the difference one that chance explains."
     else:
-        text = f"{both} ({detail}): a difference that chance explains. That is no proof that they are equal"
-        text += (
-            f": within the interval the true difference may be anything from {_signed(main.low)} to {_signed(main.high, main.unit)}."
+        reach = (
+            f": the true difference may be anything from {_signed(main.low)} to {_signed(main.high, main.unit)}"
             if main.low == main.low
-            else "."
+            else ""
         )
+        text = f"{both} ({detail}): a difference that chance explains. That is no proof that they are equal{reach}."
+    if found.patients < FEW_PATIENTS:
+        text += f" With {counted(found.patients, 'patient')}, only large differences can be told from chance."
     others = [row for row in found.rows[1:] if row.p_holm is not None and row.p_holm < SURE]
     if others:
         listed = ", ".join(f"{row.label} ({first if (row.difference > 0) == row.higher_is_better else second} better)" for row in others)

@@ -95,7 +95,7 @@ def _forest(facts: dict[str, Any], rows: list[Row]) -> Markup | None:
         lines.append(ForestLine(row.label, sign * row.difference, low, high, f"p {_p(row.p)}", strong=bool(_marked(row, facts))))
     if not lines:
         return None
-    axis = f"← {facts['second']} better      difference with its 95 % interval      {facts['first']} better →"
+    axis = f"← {facts['second']} better · difference with its 95 % interval · {facts['first']} better →"
     return forest_plot(lines, "forest", axis, 0.0, "Differences of the scores with their 95 % intervals")
 
 
