@@ -91,7 +91,7 @@ def paired_refused(seed: int, patients: int, rows: int, resamples: int = 500) ->
     error = (probability - truth) ** 2
     weights = list(resampled_weights(patient, resamples, seed))
     brier = [[weight @ e / weight.sum(axis=1) for weight in weights] for e in error]
-    p.append(bootstrap_difference(*brier)[2])
+    p.append(bootstrap_difference(float(error[0].mean() - error[1].mean()), *brier, patients)[2])
     p.append(signed_ranks(probability[0] - probability[1], patient))
     return [value < 0.05 for value in p]
 

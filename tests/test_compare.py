@@ -9,12 +9,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from fake_runs import classification_run, segmentation_run
-from scipy.stats import binomtest, wilcoxon
+from scipy.stats import binomtest, ttest_rel, wilcoxon
 from sklearn.metrics import roc_auc_score
 
 from cohorts import tiny_classification_cohort, tiny_segmentation_cohort
 from hepdist.cli import main
 from hepdist.errors import RunError
+from hepdist.evaluation.bootstrap import resampled_weights
 from hepdist.evaluation.compare import compare, conclusion
 from hepdist.evaluation.compare_scores import Comparison, Row, comparison_rows
 from hepdist.evaluation.delong import compare_aurocs
@@ -71,12 +72,18 @@ def test_signed_ranks_equal_scipys_on_patient_means():
     assert signed_ranks(np.zeros(5), each(5)) == 1
 
 
-def test_paired_bootstrap_has_the_interval_of_the_difference_and_its_p():
-    drawn = np.linspace(-0.1, 0.9, 1000)
-    low, high, p = bootstrap_difference([drawn[:400], drawn[400:]], [np.zeros(400), np.zeros(600)])
-    assert (low, high) == pytest.approx(tuple(np.quantile(drawn, [0.025, 0.975])))
-    assert p == pytest.approx(2 * (100 + 1) / 1001)
-    assert bootstrap_difference([np.zeros(50)], [np.zeros(50)])[2] == 1
+def test_paired_bootstrap_of_a_mean_is_the_paired_t_test():
+    rng = np.random.default_rng(7)
+    first, second = rng.normal(0.2, 1, 40), rng.normal(0, 1, 40)
+    weights = list(resampled_weights(each(40), 20_000, seed=0))
+    blocks = [[w @ values / w.sum(axis=1) for w in weights] for values in (first, second)]
+    low, high, p = bootstrap_difference(float(first.mean() - second.mean()), *blocks, 40)
+    expected = ttest_rel(first, second)
+    interval = expected.confidence_interval()
+    assert p == pytest.approx(expected.pvalue, rel=0.05)
+    assert (low, high) == pytest.approx((interval.low, interval.high), abs=0.03)
+    assert bootstrap_difference(0.0, [np.zeros(50)], [np.zeros(50)], 10)[2] == 1
+    assert np.isnan(bootstrap_difference(0.1, [np.full(50, 0.1)], [np.zeros(50)], 10)[2]), "no spread says nothing"
 
 
 @pytest.fixture(scope="module")

@@ -134,8 +134,11 @@ def _classified(
         drawn = [[multilabel_scores(label, p, w, t) for w in weights] for p, t in zip(sides, thresholds, strict=True)]
     else:
         drawn = [[classification_scores(label, p, w, t, ordinal=ordinal) for w in weights] for p, t in zip(sides, thresholds, strict=True)]
+    patients = len(np.unique(patient))
     two = not several and len(names) == 2
-    rows = [_resampled(name, "", *[[block[name] for block in side] for side in drawn]) for name in CLASSIFIED if name in drawn[0][0]]
+    rows = [
+        _resampled(name, "", *[[block[name] for block in side] for side in drawn], patients) for name in CLASSIFIED if name in drawn[0][0]
+    ]
     truth = label == 1 if several else label[:, None] == np.arange(len(names))
     agreement = None
     if two:
@@ -156,7 +159,7 @@ def _classified(
         agreement = {"both": both, "only_first": only[0], "only_second": only[1], "neither": neither}
     if task_kind == "survival":
         rows.insert(0, _concordance(first, second, resamples, seed))
-    return Comparison(rows, len(label), len(np.unique(patient)), agreement)
+    return Comparison(rows, len(label), patients, agreement)
 
 
 def _measured(task_kind: str, first: pd.DataFrame, second: pd.DataFrame, names: tuple[str, ...], resamples: int, seed: int) -> Comparison:
@@ -194,7 +197,9 @@ def _both_known(first: Floats, second: Floats, nothing_found: float | None) -> t
 def _signed_ranks(score: str, of: str, first: Floats, second: Floats, patient: Strings, weights: list[Floats]) -> Row:
     """Means and bootstrap over cases that are finite in both; the test over all, to which an infinite distance is the largest difference."""
     finite = np.isfinite(first) & np.isfinite(second)
-    row = _resampled(score, of, *[[_mean_of_means(values, finite, w) for w in weights] for values in (first, second)])
+    row = _resampled(
+        score, of, *[[_mean_of_means(values, finite, w) for w in weights] for values in (first, second)], len(np.unique(patient))
+    )
     known = ~np.isnan(first)
     largest = 2 * float(np.abs(np.where(finite, first, 0.0) - np.where(finite, second, 0.0)).max(initial=0.0)) + 1
     beyond = (np.isinf(first).astype(np.float64) - np.isinf(second)) * largest
@@ -212,11 +217,10 @@ def _mean_of_means(values: Floats, there: NDArray[np.bool_], weight: Floats) -> 
     return np.divide(np.where(defined, means, 0.0).sum(axis=1), count, out=np.full(len(weight), np.nan), where=count > 0)
 
 
-def _resampled(score: str, of: str, first: list[Floats], second: list[Floats]) -> Row:
+def _resampled(score: str, of: str, first: list[Floats], second: list[Floats], patients: int) -> Row:
     """first, second: the score as it is and then in blocks of resamples, the same for both."""
-    low, high, p = bootstrap_difference(first[1:], second[1:])
     one, other = float(first[0][0]), float(second[0][0])
-    return Row(score, of, one, other, one - other, low, high, p if one == one and other == other else float("nan"), BOOTSTRAP)
+    return Row(score, of, one, other, one - other, *bootstrap_difference(one - other, first[1:], second[1:], patients), BOOTSTRAP)
 
 
 def _delong(score: str, of: str, truth: NDArray[np.bool_], first: Floats, second: Floats, patient: Strings) -> Row:
@@ -235,4 +239,4 @@ def _concordance(first: pd.DataFrame, second: pd.DataFrame, resamples: int, seed
     scores: list[Callable[[Floats], Floats]] = [
         partial(concordance, table["probability_1"].to_numpy(np.float64)[followed], days, event > 0) for table in (first, second)
     ]
-    return _resampled("concordance", "", *[[score(w) for w in weights] for score in scores])
+    return _resampled("concordance", "", *[[score(w) for w in weights] for score in scores], len(np.unique(patient)))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hepdist.evaluation.bootstrap import percentile_interval
+from hepdist.evaluation.bootstrap import expanded_level, percentile_interval
 from hepdist.evaluation.metrics import Floats
 
 FEW_DISCORDANT = 25
@@ -59,15 +59,21 @@ def signed_ranks(difference: Floats, patient: NDArray[np.str_]) -> float:
     return float(wilcoxon(means).pvalue) if len(means) else 1.0
 
 
-def bootstrap_difference(first: Iterable[Floats], second: Iterable[Floats]) -> tuple[float, float, float]:
-    """95 % percentile interval (low, high) of a difference from the same resamples of both, and the two-sided p that belongs to it."""
+def bootstrap_difference(value: float, first: Iterable[Floats], second: Iterable[Floats], patients: int) -> tuple[float, float, float]:
+    """95 % percentile interval (low, high) of a difference from the same resamples of both, and its two-sided p.
+
+    value: the difference that was found; p is that of it over its standard error in the resamples, Student's for so many patients:
+    counting resamples beyond 0 gave 6.7 % false alarms at the 5 % level with 60 patients. The interval has the same correction.
+    """
+    from scipy.stats import t
+
     difference = np.concatenate([np.subtract(a, b) for a, b in zip(first, second, strict=True)])
-    bound = percentile_interval(difference)
+    bound = percentile_interval(difference, expanded_level(patients))
     known = difference[~np.isnan(difference)]
-    if not len(known):
-        return float("nan"), float("nan"), float("nan")
-    beyond = min(int((known <= 0).sum()), int((known >= 0).sum()))
-    return float(bound.low), float(bound.high), min(1.0, 2 * (beyond + 1) / (len(known) + 1))
+    error = float(known.std()) * np.sqrt(patients / (patients - 1)) if len(known) > 1 and patients > 1 else 0.0
+    if error < 1e-12 or value != value:
+        return float(bound.low), float(bound.high), 1.0 if value == 0 else float("nan")
+    return float(bound.low), float(bound.high), float(2 * t.sf(abs(value) / error, patients - 1))
 
 
 def _sign_flips(surplus: NDArray[np.int64]) -> float:

@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from hepdist.evaluation.bootstrap import percentile_interval, resampled_weights
+from hepdist.evaluation.delong import auroc_covariance
 from hepdist.evaluation.metrics import Floats, auroc, segmentation_scores
 from hepdist.evaluation.proportions import difference, proportion
 from hepdist.evaluation.result import CLASSIFYING, by_class, labels_and_probabilities, plain
@@ -32,7 +33,7 @@ def subgroup_scores(
     predictions: as `summarise` takes them; groups: of `groups_of`. A score has `value`, `ci`, its `difference` to all other rows,
     `difference_ci`, `p` (two-sided) and `p_holm`, corrected over all tests of the block; two groups that share a column's rows between
     them are one comparison and count as one. auroc, dice and psnr are resampled by patient, and `p` is that of the difference over its
-    standard error; sensitivity and specificity have Wilson's intervals and the pooled test (proportions.py).
+    standard error, of two classes' AUROC by DeLong's variance; sensitivity and specificity have Wilson's intervals and the pooled test.
     """
     table = predictions.sort_values("sample_id").reset_index(drop=True)
     if task_kind in CLASSIFYING:
@@ -90,23 +91,27 @@ def _scores(
 ) -> dict[str, dict[str, Any]]:
     """The scores of the rows inside, and their differences to the rest where that can be scored."""
     sides = [inside] if _too_small(task_kind, table[~inside], table, names) else [inside, ~inside]
+    fewest = min(int(table["patient"][rows].nunique()) for rows in sides)
     if task_kind not in CLASSIFYING:
         name = "psnr" if task_kind == "restoration" else "dice"
         each = by_class(table, name, names)
         assert each is not None, "summarise has read it"
-        return {name: _resampled([_case_score(name, each[rows]) for rows in sides], sides, weights)}
+        return {name: _resampled([_case_score(name, each[rows]) for rows in sides], sides, weights, fewest)}
     label, probability = labels_and_probabilities(table, len(names))
-    found = {"auroc": _resampled([ranking(label[rows], probability[rows]) for rows in sides], sides, weights)}
+    found = {"auroc": _resampled([ranking(label[rows], probability[rows]) for rows in sides], sides, weights, fewest)}
     if label.ndim == 1 and len(names) == 2:
         called, patient = probability[:, 1] >= threshold, table["patient"].to_numpy(dtype=str)
+        if len(sides) == 2:
+            found["auroc"]["p"] = _by_logits([(label[rows] == 1, probability[rows, 1], patient[rows]) for rows in sides])
         for name, k in (("sensitivity", 1), ("specificity", 0)):
             found[name] = _rate([((called == k)[rows & (label == k)], patient[rows & (label == k)]) for rows in sides])
     return found
 
 
-def _resampled(scores: list[Score], sides: list[Rows], weights: list[Floats]) -> dict[str, Any]:
-    """The score of the first side, and its difference to the second where there is one; the first weight is that of the rows as they are."""
-    from scipy.stats import norm
+def _resampled(scores: list[Score], sides: list[Rows], weights: list[Floats], fewest: int) -> dict[str, Any]:
+    """The score of the first side, and its difference to the second where there is one, with Student's p for `fewest` patients, those of the
+    smaller side; the first weight is that of the rows as they are."""
+    from scipy.stats import t
 
     values = [np.concatenate([score(weight[:, rows]) for weight in weights]) for score, rows in zip(scores, sides, strict=True)]
     entry = _entry(float(values[0][0]), _bounds(values[0][1:]))
@@ -114,9 +119,28 @@ def _resampled(scores: list[Score], sides: list[Rows], weights: list[Floats]) ->
         apart = values[0] - values[1]
         entry |= {"difference": float(apart[0]), "difference_ci": _bounds(apart[1:])}
         spreads = [float(np.std(drawn[np.isfinite(drawn)])) if np.isfinite(drawn).sum() > 1 else 0.0 for drawn in (*values, apart)]
-        if min(spreads) > 0:  # an AUROC of 1 has no spread: how far below it the truth may be is not known
-            entry["p"] = float(2 * norm.sf(abs(apart[0]) / spreads[2]))
+        if min(spreads) > 0:
+            entry["p"] = float(2 * t.sf(abs(apart[0]) / (spreads[2] * np.sqrt(fewest / (fewest - 1))), fewest - 1))
     return entry
+
+
+def _by_logits(sides: list[tuple[Rows, Floats, NDArray[np.str_]]]) -> float | None:
+    """p of two AUROCs of different patients, by DeLong's variance on the logit scale; None where one has none.
+
+    On the scale itself, groups of 40 patients gave p < 0.005 in 2 % of 300 equally good sets, since their spread is larger and skewed. Where
+    the two share patients, whose rows go together, it errs on the careful side.
+    """
+    from scipy.special import logit
+    from scipy.stats import norm
+
+    found = [auroc_covariance(truth, positive[None], patient) for truth, positive, patient in sides]
+    areas, variances = (np.array([float(np.ravel(pair[i])[0]) for pair in found]) for i in (0, 1))
+    if not (
+        (areas > 0) & (areas < 1) & (variances > 0)
+    ).all():  # an AUROC of 1 has no spread: how far below it the truth may be is not known
+        return None
+    error = np.sqrt((variances / (areas * (1 - areas)) ** 2).sum())
+    return float(2 * norm.sf(abs(logit(areas[0]) - logit(areas[1])) / error))
 
 
 def _rate(sides: list[tuple[NDArray[np.bool_], NDArray[np.str_]]]) -> dict[str, Any]:
