@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 import hepdist
+from hepdist import cli_evaluation
 from hepdist.cli_surveil import surveil
 from hepdist.errors import HepdistError, IngestError, RunError
 
@@ -231,6 +232,9 @@ def evaluate(
 
     result = score(run, split=split, cohort=cohort)
     _show(result, Path(run) / "external" / Manifest.load(cohort).name if cohort else Path(run))
+
+
+cli_evaluation.register(app)
 
 
 @app.command()

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hepdist.tasks.surface import surface_distance_95
+from hepdist.tasks.surface import surface_agreement
 
 if TYPE_CHECKING:
     from hepdist.tasks.segmentation import Segmentation
@@ -42,7 +42,7 @@ def predict_volumes(
         places = zip(*(batch[name].tolist() for name in ("row", "brick", "offset", "original_shape")), strict=True)
         for i, (row, (index, bricks), offset, shape) in enumerate(places):
             if index == 0:
-                assembly = Assembly(len(task.classes), task.sigmoid, tuple(shape), importance)
+                assembly = Assembly(len(task.classes), task.sigmoid, tuple(shape), importance, task.tolerance_mm)
                 first, losses = row, []
             mask = batch["mask"][i, 0] if "mask" in batch else None
             assembly.add(probability[i], mask, offset)
@@ -56,8 +56,9 @@ def predict_volumes(
 class Assembly:
     """One volume, growing brick by brick."""
 
-    def __init__(self, classes: int, overlapping: bool, shape: tuple[int, ...], importance: Tensor) -> None:
-        """overlapping: a voxel may have several classes, each decided above one half; else the most probable one."""
+    def __init__(self, classes: int, overlapping: bool, shape: tuple[int, ...], importance: Tensor, tolerance_mm: float) -> None:
+        """overlapping: a voxel may have several classes, each decided above one half; else the most probable one. tolerance_mm: of nsd."""
+        self._tolerance_mm = tolerance_mm
         self._overlapping, self._shape, self._importance = overlapping, shape, importance
         layer = (min(importance.shape[0], shape[0]), *shape[1:])
         self._layer = torch.zeros(classes, *layer, device=importance.device)
@@ -103,9 +104,11 @@ class Assembly:
             overlap = np.array([np.count_nonzero(self._region(k) & (self.truth == k)) for k in self._foreground])
             both = np.array(found) + np.array(truth)
             rows["dice"] = np.divide(2 * overlap, both, out=np.full(len(both), np.nan), where=both > 0)
-            if "hd95" in extras:
+            if {"hd95", "nsd"} & set(extras):
                 sides = spacing or [1.0] * len(self._shape)
-                rows["hd95"] = np.array([surface_distance_95(self._region(k), self.truth == k, sides) for k in self._foreground])
+                surfaces = [surface_agreement(self._region(k), self.truth == k, sides, self._tolerance_mm) for k in self._foreground]
+                measured = dict(zip(("hd95", "nsd"), np.array(surfaces).T, strict=True))
+                rows |= {name: values for name, values in measured.items() if name in extras}
         answer = {name: values[None].astype(np.float32) for name, values in rows.items()}
         if "mask" in extras:
             answer["mask"] = self.classes[None]
