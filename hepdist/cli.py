@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 import hepdist
+from hepdist import cli_export
 from hepdist.errors import HepdistError, IngestError, RunError
 
 INTERRUPTED, TERMINATED = 130, 143
@@ -248,6 +249,9 @@ def crossval(
         folder = run(load_recipe(recipe, overrides), folds, repeats, progress=report)
     out.print(cross_validated(json.loads((folder / "result.json").read_text(encoding="utf-8"))))
     out.print(f"predictions: {folder / 'predictions.parquet'}", soft_wrap=True)
+
+
+cli_export.register(app)
 
 
 @app.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})

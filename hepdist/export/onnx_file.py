@@ -28,10 +28,9 @@ def write(program: ExportedProgram, path: Path, names: Sequence[str], output: st
     if size > LIMIT:
         raise RunError(f"the weights take {size / 2**30:.1f} GiB, and an ONNX file holds at most 2; use --format torch or bundle")
     with torch.no_grad(), _quiet():
-        plain = program.run_decompositions({**torch.export.default_decompositions(), **WRITTEN_OUT})
-        found = torch.onnx.export(
-            plain, dynamo=True, input_names=list(names), output_names=[output], external_data=False, verbose=False
-        )
+        lacking = {node.target for node in program.graph.nodes} & set(WRITTEN_OUT)
+        plain = program.run_decompositions({operator: WRITTEN_OUT[operator] for operator in lacking}) if lacking else program
+        found = torch.onnx.export(plain, dynamo=True, input_names=list(names), output_names=[output], external_data=False, verbose=False)
     assert found is not None
     found.model.metadata_props.update(metadata)
     found.save(path, external_data=False)
