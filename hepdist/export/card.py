@@ -58,7 +58,7 @@ def _lead(recipe: Recipe, facts: dict[str, Any], manifest: Manifest) -> str:
     }[recipe.task.kind]
     if manifest.multilabel and recipe.task.kind == "classification":
         what = f"finds {_listed(facts['classes'])}, which may occur together,"
-    return f"A {recipe.model.family} that {what}, trained on cohort {manifest.name}. Not a medical device."
+    return f"A network ({recipe.model.family}) that {what}, trained on cohort {manifest.name}. Not a medical device."
 
 
 def _use(facts: dict[str, Any], people: dict[str, Any]) -> tuple[Block, ...]:
@@ -119,7 +119,7 @@ def _data(recipe: Recipe, manifest: Manifest, people: dict[str, Any]) -> tuple[B
         )
     known = (
         ("modality", _counts(people.get("modality"))), ("manufacturer", _counts(people.get("manufacturer"))),
-        ("body part", _counts(people.get("body_part"))), ("sex", _counts(people.get("sex"))), ("age", people.get("age") or UNKNOWN),
+        ("body part", _counts(people.get("body_part"))), ("sex", _shown(people.get("sex"))), ("age", _shown(people.get("age"))),
         ("voxel spacing", _spacing(manifest)), ("licence of the data", UNKNOWN), ("ethics approval and consent", UNKNOWN),
     )  # fmt: skip
     return (*found, Table(("fact", "whole cohort"), known))
@@ -214,11 +214,13 @@ def _people(recipe: Recipe, manifest: Manifest) -> dict[str, Any]:
     for name in [name for name in ("age", "sex") if name in columns and not found.get(name)]:
         index, column = columns[name]
         values = _emr_values(recipe.data.cohort, manifest, index)
-        if column.kind == "number":
-            found[name] = _spread(values, column.unit)
-        else:
+        if column.kind != "number":
             names = dict(enumerate(column.categories))
             found[name] = Counter(names.get(int(value), UNKNOWN) for value in values)
+        elif name == "age":
+            found[name] = _spread(values, column.unit)
+        else:  # a table may code sex by numbers without saying what they mean
+            found[name] = Counter(f"code {value:g}" for value in values)
     return found
 
 
@@ -241,6 +243,10 @@ def _spread(values: np.ndarray, unit: str) -> str:
         return ""
     low, middle, high = np.percentile(values.astype(np.float64), [25, 50, 75])
     return f"median {middle:.3g} {unit}, middle half {low:.3g} to {high:.3g} (of {counted(len(values), 'patient')})"
+
+
+def _shown(value: Counter[str] | str | None) -> str:
+    return value or UNKNOWN if isinstance(value, str) else _counts(value)
 
 
 def _counts(counter: Counter[str] | None) -> str:

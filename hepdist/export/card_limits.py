@@ -18,7 +18,7 @@ NONE_OTHER = "It was scored on no other cohort, so how it does elsewhere is not 
 def limits(recipe: Recipe, manifest: Manifest, result: dict[str, Any], external: dict[str, Any], people: dict[str, Any]) -> list[str]:
     """A sentence for each; people: counts of modality, manufacturer, sex as the card shows them."""
     train = manifest.counts.get("train", {})
-    found = [f"All data come from one source of kind {manifest.source}, and the splits with them. " + ("" if external else NONE_OTHER)]
+    found = [f"All data come from one cohort (source kind {manifest.source}), the test split too. " + ("" if external else NONE_OTHER)]
     if train.get("patients", 0) < FEW_TO_TRAIN:
         found.append(f"Only {counted(train.get('patients', 0), 'patient')} were trained on.")
     splits = result.get("split", {})

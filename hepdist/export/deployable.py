@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hepdist.augment import normalise
+from hepdist.models.rnn import Member
 from hepdist.tasks import build as build_task
 
 if TYPE_CHECKING:
@@ -31,8 +32,8 @@ class Deployable(nn.Module):
         self.recipe, self.signature = recipe, signature
         self.task = graph_task(recipe, manifest)
         for module in model.modules():
-            if hasattr(module, "packed"):  # a graph knows no packed sequences
-                module.packed = False
+            if isinstance(module, Member):
+                module.packed = False  # a graph knows no packed sequences
 
     def forward(self, *inputs: Tensor) -> Tensor:
         batch = normalised(dict(zip(self.names, inputs, strict=True)), self.recipe, self.signature)

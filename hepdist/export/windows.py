@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -21,7 +23,7 @@ class Unrolled(Segmentation):
         sides = tuple(int(side) for side in image.shape[2:])
         window = tuple(min(side, most) for side, most in zip(sides, self.window, strict=True))
         steps = [most if most == side else max(int(most * (1 - OVERLAP)), 1) for side, most in zip(sides, window, strict=True)]
-        places = [(..., *place) for place in dense_patch_slices(sides, window, steps)]
+        places: list[tuple[Any, ...]] = [(..., *place) for place in dense_patch_slices(sides, window, steps)]
         weight = _gaussian(window)
         parts = model(torch.cat([image[place] for place in places])).float()
         batch = image.shape[0]
