@@ -59,7 +59,7 @@ def export(run: str | Path, out: str | Path, wish: Wish | None = None, step: Ste
     for a damaged run.
     """
     wish, run, out = wish or Wish(), Path(run).resolve(), Path(out)
-    _check(wish, run, out)
+    _check(wish, out)
     model, recipe, signature = load_model(run)
     manifest = Manifest.load(recipe.data.cohort)
     _same_cohort(run, manifest)
@@ -132,7 +132,7 @@ def _make(
     return compare(bundle.answers_in_order(bundle.run_on(path, samples)), samples, decision, tolerance)
 
 
-def _check(wish: Wish, run: Path, out: Path) -> None:
+def _check(wish: Wish, out: Path) -> None:
     for form in wish.formats:
         if form not in FORMATS:
             raise ExportError(f"format '{form}' is unknown; choose from {', '.join(FORMATS)}")
@@ -143,8 +143,6 @@ def _check(wish: Wish, run: Path, out: Path) -> None:
         raise ExportError(f"--samples is {wish.samples}; a check needs 2 rows or more")
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / RECORD).is_file())):
         raise ExportError(f"'{out}' holds other files; give a new folder")
-    if out.resolve() == run or (run in out.resolve().parents and out.resolve().parent == run / "model"):
-        raise ExportError(f"'{out}' is the run's own folder; give a new folder")
 
 
 def _same_cohort(run: Path, manifest: Manifest) -> None:
