@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 import hepdist
-from hepdist import cli_evaluation
+from hepdist import cli_evaluation, cli_export
 from hepdist.cli_surveil import surveil
 from hepdist.errors import HepdistError, IngestError, RunError
 
@@ -253,6 +253,9 @@ def crossval(
         folder = run(load_recipe(recipe, overrides), folds, repeats, progress=report)
     out.print(cross_validated(json.loads((folder / "result.json").read_text(encoding="utf-8"))))
     out.print(f"predictions: {folder / 'predictions.parquet'}", soft_wrap=True)
+
+
+cli_export.register(app)
 
 
 @app.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
