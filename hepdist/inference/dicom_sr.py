@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import highdicom as hd
 import numpy as np
@@ -34,7 +35,7 @@ def volume_groups(
     for number, (label, size) in enumerate(zip(identity.classes[1:], sizes, strict=True), 1):
         category, kind = segment_codes(label)
         measured = [] if np.isnan(size) else [hd.sr.Measurement(codes.SCT.Volume if unit == ML else codes.SCT.Area, float(size), unit)]
-        common = {
+        common: dict[str, Any] = {
             "tracking_identifier": hd.sr.TrackingIdentifier(uids[f"segment {number}"], f"{name}/{label}"[:64]),
             "finding_category": CodedConcept.from_code(category),
             "finding_type": CodedConcept.from_code(kind),
