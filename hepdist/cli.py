@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 import hepdist
-from hepdist import cli_evaluation, cli_export
+from hepdist import cli_evaluation, cli_export, cli_inference
 from hepdist.cli_surveil import surveil
 from hepdist.errors import HepdistError, IngestError, RunError
 
@@ -281,6 +281,7 @@ def submit(
     print(job)
 
 
+cli_inference.register(app)
 app.command()(surveil)
 
 cluster = typer.Typer(help="Check and write the files that start a cluster.", no_args_is_help=True)

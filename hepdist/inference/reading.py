@@ -72,12 +72,15 @@ class Reading:
         spec = _spec(signature, options)
         files = Files(source)
         table, inside = table_of(files, spec)
+        self.stamp = "" if table is None else table.stamp()
+        """Differs once the EMR table beside the images was written again."""
         known = KnownColumns(
             signature.emr, signature.sequence, tuple(ColumnKey.of(c, names) for c in (*signature.emr, *signature.sequence)), names
         )
         self._length = signature.fields["sequence"].shape[0] if signature.sequence else 0
         self._by = spec.emr_key
         self.source = open_source(files, spec, inside, each, known)
+        self.kind = self.source.kind
         self.files = files
         self.items: Sequence[Any] = self.source.items
         others = [Finding(name, "ignored", "not-a-file", reason) for name, reason in files.skipped]
