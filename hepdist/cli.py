@@ -252,7 +252,7 @@ def crossval(
 
 @app.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
 def submit(
-    verb: Annotated[str, typer.Argument(help="ingest, train, tune, evaluate or crossval.")],
+    verb: Annotated[str, typer.Argument(help="ingest, train, tune, evaluate or another verb that works on a cohort or a run.")],
     words: Annotated[
         list[str] | None, typer.Argument(metavar="...", help="What follows the verb on this machine.", show_default=False)
     ] = None,
@@ -319,7 +319,9 @@ def cluster_write(
     from hepdist.cloud.check import GRAFANA, write
 
     write(overlay, file)
-    then = "import it in Grafana (docs/cluster.md)" if overlay == GRAFANA else f"fill in what says REPLACE, then: hepdist cluster check {file}"
+    then = (
+        "import it in Grafana (docs/cluster.md)" if overlay == GRAFANA else f"fill in what says REPLACE, then: hepdist cluster check {file}"
+    )
     print(f"{file} is written; {then}")
 
 

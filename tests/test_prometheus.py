@@ -6,13 +6,14 @@ import json
 import re
 import shutil
 import subprocess
-import time
+import sys
 import urllib.request
 from pathlib import Path
 
 import pytest
 import yaml
 from heads import free_port, head
+from spot_nodes import until
 
 import hepdist.prometheus as exported
 from cohorts import tiny_classification_cohort
@@ -90,3 +91,43 @@ def test_steps_that_are_done_again_are_counted(tmp_path):
         path.write_text("".join(json.dumps(line) + "\n" for line in lines))
         assert drop_lines_beyond(path, cursor) == (kept, lost)
         lines = lines[:kept]
+
+
+SAMPLE = re.compile(r"^(?P<name>ray_hepdist_\w+)\{(?P<tags>[^}]*)\} (?P<value>\S+)$", re.MULTILINE)
+
+
+def scraped(port: int) -> dict[str, list[tuple[dict[str, str], float]]]:
+    """Our numbers as the node's endpoint serves them to Prometheus: tags and value by name."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
+        text = answer.read().decode()
+    found: dict[str, list[tuple[dict[str, str], float]]] = {}
+    for match in SAMPLE.finditer(text):
+        tags = dict(re.findall(r'(\w+)="([^"]*)"', match["tags"]))
+        found.setdefault(match["name"], []).append((tags, float(match["value"])))
+    return found
+
+
+@pytest.mark.slow
+def test_a_cluster_serves_the_numbers_of_a_search_and_of_its_trials(tmp_path):
+    tiny_classification_cohort(tmp_path / "cohort", 40)
+    values = {
+        "data": {"cohort": str(tmp_path / "cohort")}, "task": {"kind": "classification"}, "model": {"family": "cnn", "depth": 2, "width": 8},
+        "train": {"epochs": 100_000, "global_batch": 8, "workers": 1, "cpus_per_worker": 0.5}, "evaluation": {"bootstrap": 50},
+        "search": {"families": ["cnn"], "vary": ["lr"], "scheduler": "none", "searcher": "random", "trials": 1, "prices": {"default": 3600.0}},
+    }  # fmt: skip
+    (tmp_path / "told.yaml").write_text(yaml.safe_dump(values))
+    port = free_port()
+    with head(tmp_path / "log", cpus=1, metrics=port) as client:
+        words = ["submit", "--no-wait", "tune", "told.yaml", f"runs={tmp_path}/runs", f"search.folder={tmp_path}/searches"]
+        command = [sys.executable, "-m", "hepdist", *words]
+        until(lambda: subprocess.run(command, env=client | {"PYTHONPATH": str(ROOT)}, cwd=tmp_path, check=False).returncode == 0)
+        until(lambda: scraped(port).keys() == NAMES and scraped(port)[f"{PREFIX}hepdist_search_money"][0][1] > 0, 300)
+        found = scraped(port)
+    trial = {"run": "told/0000", "rank": "0"}
+    for name in (*OF_RUNS, *OF_SEARCHES):
+        tags = {key: value for key, value in found[PREFIX + name][0][0].items() if key in ("run", "rank", "search")}
+        assert tags == (trial if name in OF_RUNS else {"search": "told"})
+    value = {name: found[PREFIX + name][0][1] for name in (*OF_RUNS, *OF_SEARCHES)}
+    assert value["hepdist_search_money"] == pytest.approx(3600 * 0.5 * value["hepdist_search_device_hours"])
+    assert (value["hepdist_search_running_trials"], value["hepdist_search_ended_trials"], value["hepdist_lost_steps"]) == (1, 0, 0)
+    assert value["hepdist_epoch"] > 0 and value["hepdist_samples_per_s"] > 0 and 0 <= value["hepdist_data_wait_share"] <= 1

@@ -66,7 +66,8 @@ def test_metadata_says_who_asked_for_what_and_holds_no_path(cohort, tmp_path):
         (["ingest", "dicom", "s3://b/c"], "'SOURCE' is the relative path 'dicom'"),
         (["train", "pneumonia-resnet", "optim.lrr=1"], "recipe key 'optim.lrr' is unknown; did you mean 'optim.lr'?"),
         (["demo"], "'demo' can't be submitted as a job; use one of ingest, train, tune, evaluate, crossval"),
-        (["ingest", "dicom"], "hepdist submit ingest needs SOURCE and COHORT"),
+        (["ingest", "dicom"], "hepdist submit ingest needs COHORT"),
+        (["train"], "hepdist submit train needs RECIPE"),
     ],
 )  # fmt: skip
 def test_what_a_remote_cluster_would_not_find_is_refused_before_anything_is_sent(words, sentence):
@@ -89,6 +90,25 @@ def test_files_of_ingest_are_made_absolute_and_names_of_built_in_rules_are_not(t
     ]
     with pytest.raises(RecipeError, match=r"'emr' is the relative path 'labs\.csv'"):
         order("ingest", ["s3://b/dicom", "s3://b/c", "emr=labs.csv"], here=False, cluster=CLUSTER)
+
+
+def test_a_verb_that_the_command_line_gains_can_be_submitted(tmp_path, monkeypatch):
+    from hepdist.cli import app
+
+    monkeypatch.setattr(app, "registered_commands", list(app.registered_commands))
+    monkeypatch.chdir(tmp_path)
+
+    @app.command("foretell")
+    def foretell(run: str, source: str, out: str, options: list[str] | None = None, batch: int = 8, fast: bool = False) -> None: ...
+
+    words = ["--batch", "4", "runs/x", "dicom", "--fast", "told"]
+    found = order("foretell", words, here=True, cluster=CLUSTER)
+    assert found.arguments == [f"{tmp_path}/runs/x", f"{tmp_path}/dicom", f"{tmp_path}/told", "--batch=4", "--fast"]
+    assert (found.name, found.metadata["verb"], found.files) == ("told", "foretell", {})
+    found = order("foretell", ["/shared/runs/x", "s3://b/dicom", "s3://b/told", "--no-fast"], here=False, cluster=CLUSTER)
+    assert found.arguments == ["/shared/runs/x", "s3://b/dicom", "s3://b/told", "--no-fast"]
+    with pytest.raises(RecipeError, match=r"'RUN' is the relative path 'runs/x'.* give an absolute path that every node sees$"):
+        order("foretell", ["runs/x", "s3://b/dicom", "s3://b/told"], here=False, cluster=CLUSTER)
 
 
 def test_remote_paths_that_every_node_sees_are_left_alone():

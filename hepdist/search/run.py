@@ -53,9 +53,9 @@ def run_trials(
 
     logging.getLogger("ray.tune").setLevel(logging.ERROR)  # it misses the logs that it would have written itself
 
-    from hepdist.search import searchers
     from hepdist.autoscaling import growth
     from hepdist.prometheus import of_search
+    from hepdist.search import searchers
     from hepdist.search.budget import Limits
     from hepdist.search.estimate import share_of_epochs
     from hepdist.search.live import Live
