@@ -134,14 +134,9 @@ def peak_mb() -> float:
 def lanes(folder: Path) -> float:
     """All workers of 200 nodes plan the same windows: is every row there once, and how many row groups are read twice?"""
     rows, batch, row_bytes = [], 8192, 50_176
-    per_group = 8 * 100 * row_bytes / 2**20
-    for world, window_mib in (
-        (8, 64),
-        (NODES, 64),
-        (NODES, per_group * NODES / 8),
-        (NODES * A_NODE, 64),
-        (NODES * A_NODE, per_group * NODES),
-    ):
+    per_group = 8 * 100 * row_bytes / 2**20  # eight row groups a worker
+    wide = [(world, per_group * world) for world in (NODES, NODES * A_NODE)]
+    for world, window_mib in [(8, 64), (NODES, 64), (NODES * A_NODE, 64), *wide]:
         made = Plan("", (), np.full(10**6, 100), 0, row_bytes, 0, 1, batch, 1, 32, window_mib)
         made.order.window(0, 0)  # the epoch's permutation of row groups, which each process makes once
         began, parts, touched = time.process_time(), [], 0
