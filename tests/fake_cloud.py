@@ -76,9 +76,15 @@ class Cloud:
         found = [child for child in self._head.children(recursive=True) if child.name() == "raylet" and child.ppid() != self._head.pid]
         return sorted((child for child in found if child.status() != psutil.STATUS_ZOMBIE), key=lambda child: child.create_time())
 
-    def workers(self, raylet: psutil.Process) -> list[psutil.Process]:
-        """Processes of Ray that work for it, the idle ones among them."""
-        return [child for child in raylet.children(recursive=True) if any(part.startswith("ray::") for part in child.cmdline()[:1])]
+    def works(self, raylet: psutil.Process, what: str = "ray::") -> bool:
+        """Whether a process of Ray's works for it (an idle one will do), or one whose title holds `what`."""
+        titles = []
+        for child in raylet.children(recursive=True):
+            try:
+                titles += child.cmdline()[:1]
+            except psutil.Error:  # it has ended meanwhile
+                continue
+        return any(title.startswith("ray::") and what in title for title in titles)
 
     def trains(self, raylet: psutil.Process) -> bool:
         return bool(training_workers(raylet.children(recursive=True)))

@@ -78,10 +78,11 @@ def test_an_ingest_starts_nodes_loses_one_and_writes_the_bytes_of_an_undisturbed
         Image.fromarray(np.random.default_rng(number).integers(0, 256, (128, 128), dtype=np.uint8)).save(path)
     monkeypatch.setenv("HEPDIST_SALT", SALT)
     command = start(running, "ingest", tmp_path, str(tmp_path / "source"), str(tmp_path / "cohort"), f"workers={MOST}")
-    until(lambda: command.ended() or any(running.workers(raylet) for raylet in running.raylets()), PATIENCE_S)
+    until(lambda: command.ended() or any(running.works(raylet) for raylet in running.raylets()), PATIENCE_S)
     assert not command.ended(), command.log.read_text()[-3000:]
-    running.lose(next(raylet for raylet in running.raylets() if running.workers(raylet)))
-    history = finish(running, command, "ingest", time.monotonic() - running.began)
+    lost_s = time.monotonic() - running.began
+    running.lose(next(raylet for raylet in running.raylets() if running.works(raylet)))
+    history = finish(running, command, "ingest", lost_s)
     assert_up_and_down(history)
     alone = tmp_path / "alone/cohort"
     alone.parent.mkdir()
@@ -118,7 +119,7 @@ def test_a_search_starts_nodes_and_its_trials_outlive_a_lost_one(running, cohort
     until(lambda: command.ended() or any(trial.results for trial in trials(folder)), PATIENCE_S)
     assert not command.ended(), command.log.read_text()[-3000:]
     lost_s = time.monotonic() - running.began
-    running.lose(next(raylet for raylet in running.raylets() if running.workers(raylet)))
+    running.lose(next(raylet for raylet in running.raylets() if running.works(raylet, "TrialRun")))
     history = finish(running, command, "search of 4 trials", lost_s)
     assert_up_and_down(history)
     ended = trials(folder)

@@ -53,6 +53,21 @@ def test_metadata_says_who_asked_for_what_and_holds_no_path(cohort, tmp_path):
     assert told["cohort_sha256"] == Manifest.load(cohort).sha256()
     assert (told["verb"], told["recipe"], told["family"]) == ("tune", "pneumonia-resnet", "resnet")
     assert told["who"] and "/" not in "".join(told.values())
+    assert told.get("git_commit", "").removesuffix("-dirty") == head_commit()[:12]
+
+
+def test_metadata_of_an_evaluation_are_those_of_its_run(tmp_path):
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x/recipe.yaml").write_text(yaml.safe_dump({"name": "pneumonia-resnet"}))
+    (tmp_path / "x/cohort.sha256").write_text("ab" * 32 + "\n")
+    told = order("evaluate", [str(tmp_path / "x"), "--split", "val"], here=True, cluster=CLUSTER).metadata
+    assert (told["recipe"], told["cohort_sha256"], told["verb"], told["name"]) == ("pneumonia-resnet", "ab" * 32, "evaluate", "x")
+    assert "recipe" not in order("evaluate", ["/shared/runs/x"], here=False, cluster=CLUSTER).metadata
+
+
+def head_commit() -> str:
+    """Of this checkout; '' where it is none."""
+    return subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
 
 
 @pytest.mark.parametrize(

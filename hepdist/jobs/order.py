@@ -6,11 +6,14 @@ another one it is refused.
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 import hepdist
 from hepdist.errors import HepdistError, RecipeError
@@ -66,7 +69,7 @@ def order(verb: str, words: Sequence[str], *, here: bool, cluster: str) -> Order
         places = {param.name: given[param.name] for param in arguments if param.nargs == 1 and given.get(param.name) is not None}
         told = [where.path(name.upper(), place, uri=name not in ON_DISK) for name, place in places.items()]
         told += [where.option(word) for param in arguments if param.nargs != 1 for word in given.get(param.name) or ()]
-        found = Order(verb, [*told, *flags], Path(list(places.values())[-1]).name)
+        found = Order(verb, [*told, *flags], Path(list(places.values())[-1]).name, metadata=_of_run(places.get("run", "")))
     found.metadata |= {"verb": verb, "name": found.name, "who": _who(), "hepdist": hepdist.__version__}
     if commit := source_commit():
         found.metadata["git_commit"] = commit
@@ -136,6 +139,15 @@ def _of_recipe(recipe: Recipe) -> dict[str, str]:
         told["cohort_sha256"] = Manifest.load(recipe.data.cohort).sha256()
     except (HepdistError, OSError):  # on a disk of the cluster, perhaps; the job itself says so where it is nowhere
         pass
+    return told
+
+
+def _of_run(run: str) -> dict[str, str]:
+    """Which recipe made the run in a folder, on which state of which cohort, where that can be read from here."""
+    told = {}
+    with contextlib.suppress(OSError):
+        told["recipe"] = str(yaml.safe_load((Path(run) / "recipe.yaml").read_text(encoding="utf-8"))["name"])
+        told["cohort_sha256"] = (Path(run) / "cohort.sha256").read_text(encoding="utf-8").strip()
     return told
 
 
