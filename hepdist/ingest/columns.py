@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,7 +87,7 @@ class Columns:
         if self.multilabel:
             row["label"] = sample.labels
         if self.emr:
-            row["emr"], row["emr_missing"] = emr_vector(sample, self.emr)
+            row["emr"], row["emr_missing"] = emr_vector(sample.emr, self.emr)
         if self.visits:
             nothing = np.zeros((self.visits, len(self.sequence))), np.ones((self.visits, len(self.sequence))), np.zeros(self.visits), 0
             found = sample.visits or nothing
@@ -123,11 +123,11 @@ def geometry_of(samples: Sequence[Staged], masked: bool, changes: tuple[bool, bo
     return tuple(name for name, keep in there.items() if keep)
 
 
-def emr_vector(sample: Staged, columns: Sequence[EMRColumn]) -> tuple[np.ndarray, np.ndarray]:
-    """float32[F] with 0 where missing, and uint8[F] with 1 where missing."""
+def emr_vector(given: Mapping[str, float | None], columns: Sequence[EMRColumn]) -> tuple[np.ndarray, np.ndarray]:
+    """float32[F] with 0 where missing, and uint8[F] with 1 where missing; given: by column name."""
     values, missing = np.zeros(len(columns), np.float32), np.ones(len(columns), np.uint8)
     for i, column in enumerate(columns):
-        value = sample.emr.get(column.name)
+        value = given.get(column.name)
         if value is not None and np.isfinite(value):
             values[i], missing[i] = value, 0
     return values, missing

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -36,6 +37,27 @@ class Layout:
     """2D only: images are scaled to fit `size` before they are padded."""
     overlap: float | None = None
     """Share of a side that neighbouring bricks of `size` have in common; None: an image is one row, cropped or padded."""
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Layout:
+        """From `dataclasses.asdict`, as JSON keeps it."""
+        known: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+        return cls(**known)
+
+
+class Gridded(Protocol):
+    """What `resample` must know of a sample besides its voxels."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Spatial."""
+        ...
+
+    @property
+    def spacing(self) -> tuple[float, ...] | None: ...
+
+    @property
+    def affine(self) -> tuple[tuple[float, ...], ...] | None: ...
 
 
 @dataclass
@@ -124,7 +146,7 @@ def _form(sample: Staged) -> tuple[int, int]:
     return sample.image.shape[0], len(sample.shape)
 
 
-def resample(image: np.ndarray, mask: np.ndarray | None, sample: Staged, layout: Layout) -> Whole:
+def resample(image: np.ndarray, mask: np.ndarray | None, sample: Gridded, layout: Layout) -> Whole:
     """The sample in the cohort's spacing and dtype. image: [C, *spatial]; mask: uint8[1, *spatial] or None.
 
     Images are interpolated linearly, after a Gaussian of the anti-aliasing width where they shrink; masks take the
@@ -170,7 +192,7 @@ def offsets(shape: Sequence[int], layout: Layout) -> list[tuple[int, ...]]:
     return [tuple(centred(have, want) for have, want in zip(shape, layout.size, strict=True))]
 
 
-def shape_of(sample: Staged, layout: Layout) -> tuple[int, ...]:
+def shape_of(sample: Gridded, layout: Layout) -> tuple[int, ...]:
     """Spatial shape of a sample after resampling."""
     if layout.resized:
         scale = min(n / have for n, have in zip(layout.size, sample.shape, strict=True))

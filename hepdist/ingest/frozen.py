@@ -135,7 +135,7 @@ def thaw(manifest: Manifest, names: Pseudonyms) -> Frozen:
         )
     form = {name: _tuples(value) for name, value in kept["form"].items()}
     if form["layout"] is not None:
-        form["layout"] = Layout(**{name: _tuples(value) for name, value in form["layout"].items()})
+        form["layout"] = Layout.from_json(form["layout"])
     masks = manifest.tensors.get("mask", {}).get("classes", ())
     columns = Columns(**form, label_names=manifest.label_names, mask_classes=tuple(masks), emr=manifest.emr, sequence=manifest.sequence)
     keys = tuple(ColumnKey(key["name"], key["unit"], tuple(key["categories"])) for key in kept["columns"])

@@ -80,7 +80,7 @@ class ImageSource:
             )
             self.findings += [Finding(name, "ignored", "mask-unused", reason) for name in masks.values()]
             masks = {}
-        if not labelled and not masks and spec.emr is None:
+        if not labelled and not masks and spec.emr is None and not spec.allow_unlabelled:
             raise IngestError(
                 "nothing labels the images of the source; give masks (masks/NAME.png), class folders, labels_table=TABLE.csv"
                 " or label_pattern=REGEX with one group"

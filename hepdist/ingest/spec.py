@@ -57,6 +57,8 @@ class IngestSpec(Spec):
     split_by: Literal["patient", "site", "date"] = "patient"
     """patient: official splits where there are any, else by salted hash; site: whole institutions in one split, to test on
     strangers; date: the oldest patients in train, the newest in test."""
+    allow_unlabelled: bool = False
+    """Take images that neither a label nor a mask belongs to, for a cohort that is only to be predicted on."""
     near_identical: bool = True
     """Patients who share an image that was encoded, resized or brightened anew count as one, as those of identical ones always do."""
     mask_folders: str | None = None

@@ -79,6 +79,7 @@ class VolumeSource:
         self.findings: list[Finding] = []
         table = find_table(files, spec)
         others = [n for n in files.names if n not in skip and not (table and n == table.name)]
+        self._tests_too = spec.allow_unlabelled
         self._description = self._described(others)
         self.mask_classes = spec.classes or self._description.classes
         self._headers = {HEADER.sub("", n): n for n in others if is_volume(n) and HEADER.search(n)}
@@ -88,12 +89,13 @@ class VolumeSource:
         self.findings += found
         labelled = any(s.label is not None for listed in subjects.values() for s in listed)
         masks = self._used(masks, cases, labelled, spec)
-        if not labelled and not masks and not self.findings and spec.emr is None:
+        unlabelled = spec.emr is not None or spec.allow_unlabelled
+        if not labelled and not masks and not self.findings and not unlabelled:
             raise IngestError(
                 "nothing labels the volumes of the source; give masks (labelsTr/CASE.nii.gz or CASE_seg.nii.gz), labels_table=TABLE.csv"
                 " or label_pattern=REGEX with one group"
             )
-        needs_mask = spec.masks == "require" or (not labelled and spec.emr is None)
+        needs_mask = spec.masks == "require" or (not labelled and not unlabelled)
         self.items: list[Case] = []
         for key, images in cases.items():
             volumes, mask = tuple(map(self._volume, images)), self._volume(masks[key]) if key in masks else None
@@ -164,7 +166,7 @@ class VolumeSource:
             self.findings.append(Finding(name, "ignored", "hidden-file", "left by an operating system"))
         elif not is_volume(name):
             self.findings.append(Finding(name, "ignored", "not-an-image", "is not a NIfTI file by its name"))
-        elif UNLABELLED in PurePosixPath(name).parts[:-1]:
+        elif UNLABELLED in PurePosixPath(name).parts[:-1] and not self._tests_too:
             self.findings.append(Finding(name, "ignored", "unlabelled", "an image of the official test set, without a label"))
         elif VOXELS.search(name) and VOXELS.sub("", name) not in self._headers:
             self.findings.append(Finding(name, "quarantined", "unpaired", "an .img without its .hdr"))

@@ -38,7 +38,7 @@ def predict_volumes(
             wanted = "mask" in batch and ("loss" in extras or task.select == "loss")
             loss = task.loss(model, batch).cpu().numpy() if wanted else None
         if importance is None:
-            importance = _importance(tuple(probability.shape[2:]), probability.device)
+            importance = importance_of(tuple(probability.shape[2:]), probability.device)
         places = zip(*(batch[name].tolist() for name in ("row", "brick", "offset", "original_shape")), strict=True)
         for i, (row, (index, bricks), offset, shape) in enumerate(places):
             if index == 0:
@@ -84,6 +84,11 @@ class Assembly:
             if self.truth is None:
                 self.truth = np.zeros(self._shape, np.uint8)
             self.truth[tuple(slice(a, b) for a, b in zip(low, high, strict=True))] = mask[inside].cpu().numpy()
+
+    def decided(self) -> np.ndarray:
+        """uint8[*shape]: `classes`, once all bricks are there."""
+        self._decide_before(self._shape[0])
+        return self.classes
 
     def scores(self, spacing: list[float] | None, extras: Collection[str]) -> dict[str, np.ndarray]:
         """The entries of Segmentation.predict, once all bricks are there."""
@@ -137,7 +142,7 @@ class Assembly:
         self._top = plane
 
 
-def _importance(size: tuple[int, ...], device: torch.device) -> Tensor:
+def importance_of(size: tuple[int, ...], device: torch.device) -> Tensor:
     """float32[*size]: the weight of each voxel of a brick, highest at its centre."""
     from monai.data.utils import compute_importance_map  # MONAI takes seconds to import
 

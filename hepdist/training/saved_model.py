@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +32,28 @@ class Signature:
     emr: tuple[EMRColumn, ...]
     sequence: tuple[EMRColumn, ...]
     normalisation: dict[str, dict[str, Any]]
+    origin: dict[str, Any] = field(default_factory=dict)
+    """How the cohort was made, as its manifest says it: `name`, `source`, `sha256`, `fingerprint`, `label_rule`, and of `frozen` the `options`
+    and the `layout`; what is read for prediction must be brought to the same form. Empty in models saved before there was this field."""
 
     @classmethod
     def of(cls, manifest: Manifest) -> Signature:
-        return cls(manifest.tensors, manifest.label_names, manifest.multilabel, manifest.emr, manifest.sequence, manifest.normalisation)
+        origin = {
+            "name": manifest.name, "source": manifest.source, "sha256": manifest.sha256(), "fingerprint": manifest.fingerprint,
+            "label_rule": manifest.label_rule, "options": manifest.frozen.get("options", {}),
+            "layout": manifest.frozen.get("form", {}).get("layout"),
+        }  # fmt: skip
+        return cls(
+            manifest.tensors, manifest.label_names, manifest.multilabel, manifest.emr, manifest.sequence, manifest.normalisation, origin
+        )
+
+    def manifest(self) -> Manifest:
+        """As much of the cohort's manifest as a task needs to predict: no shards, no counts."""
+        return Manifest(
+            name=self.origin.get("name", ""), source=self.origin.get("source", ""), tensors=self.tensors, shards=(),
+            label_names=self.label_names, multilabel=self.multilabel, emr=self.emr, sequence=self.sequence,
+            normalisation=self.normalisation, fingerprint=self.origin.get("fingerprint", {}), label_rule=self.origin.get("label_rule", {}),
+        )  # fmt: skip
 
     @property
     def fields(self) -> dict[str, TensorField]:

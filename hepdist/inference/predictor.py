@@ -1,0 +1,320 @@
+"""The models of one or several runs on one device: cases in, answers on the cases' own grids out. Knows neither Ray nor files of images."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from hepdist.errors import RunError
+from hepdist.inference.case import Case, lying_axially
+from hepdist.inference.grid import labels_on, values_on
+from hepdist.ingest.bricks import brick_offsets, centred
+from hepdist.ingest.columns import emr_vector
+from hepdist.ingest.fit import Layout, Whole, crop_or_pad, resample, rows_of
+from hepdist.ingest.stage import fault_of
+from hepdist.recipe import Recipe
+from hepdist.training.saved_model import Signature, load_model
+
+if TYPE_CHECKING:
+    from hepdist.tasks.restoration import Restoration
+    from hepdist.tasks.segmentation import Segmentation
+
+OVERLAP = 0.5
+"""Of a side, between windows of a volume that is larger than what the model was trained on (Isensee et al., 2021)."""
+WINDOW_VOXELS = 1 << 21
+"""In one forward pass; recipe.evaluation.batch was chosen for rows of a cohort, which may be much smaller than bricks."""
+
+
+@dataclass
+class Member:
+    """One run's model."""
+
+    run: str
+    model: nn.Module
+    recipe: Recipe
+    signature: Signature
+    task: Any
+
+
+@dataclass
+class Answer:
+    """What the models say of one case; what its task has no use for is None."""
+
+    probability: np.ndarray | None = None
+    """float32[K]: classification the classes, survival no event and the event; the mean over members."""
+    members: np.ndarray | None = None
+    """float32[M, K]: of each member."""
+    mask: np.ndarray | None = None
+    """uint8, class indices on the grid of the case's files; the highest class where classes overlap."""
+    volumes_ml: np.ndarray | None = None
+    """float64[K - 1]: of each foreground class in `mask`; NaN where the source has no spacing."""
+    image: np.ndarray | None = None
+    """float32[C, *spatial] on the grid of the case's files: restored, in the source's unit."""
+
+
+class Predictor:
+    """An ensemble of runs that were trained for the same task, classes and inputs; each member normalises by its own statistics."""
+
+    def __init__(self, runs: Sequence[str | Path], *, device: str = "cpu", threads: int | None = None, tta: bool = True) -> None:
+        """tta: average over mirrored and moved images where the recipes say so, as their evaluation did.
+
+        Raises RunError where a run has no model, or the runs do not belong together.
+        """
+        if threads is not None:
+            torch.set_num_threads(threads)
+        self.device = torch.device(device)
+        self.members = [self._member(Path(run), tta) for run in runs]
+        first = self.members[0]
+        self.kind = first.recipe.task.kind
+        self.signature = first.signature
+        self.recipe = first.recipe
+        for other in self.members[1:]:
+            _together(first, other)
+        self.layout = _layout(first)
+        self.classes: tuple[str, ...] = (
+            first.task.classes if self.kind == "segmentation" else self.signature.label_names if self.kind != "restoration" else ()
+        )
+        """Names of what `Answer.probability` and `Answer.mask` are indexed by."""
+        self.reads: tuple[str, ...] = tuple(cast("Any", first.model).inputs)
+        """Batch entries that the first model reads, such as image or emr."""
+        self.threshold = float(np.mean([_threshold(Path(member.run)) for member in self.members]))
+        """Probability from which a case of two classes counts as the second one: as evaluation fixed it, the members' mean."""
+
+    def refusal(self, case: Case) -> tuple[str, str] | None:
+        """(check, reason) of a case that the model can't read, as ingest would say it; None: it can be predicted."""
+        fault = fault_of(case.sample)
+        if fault is not None:
+            return fault
+        image, layout = case.sample.image, self.layout
+        needs_image = "image" in self.reads and "image_missing" not in self.signature.tensors
+        if image is None:
+            return ("unpaired", "it has no image, and the model reads one") if needs_image else None
+        if layout is None:
+            return None
+        have, want = (image.shape[0], image.ndim - 1), (layout.channels, len(layout.size))
+        if have != want:
+            return "geometry", f"it has {have[0]} channels and {have[1]} axes; the model reads {want[0]} channels and {want[1]} axes"
+        if case.sample.image_unit != layout.unit:
+            return "unit", f"its values are in '{case.sample.image_unit}'; the model reads '{layout.unit}'"
+        return None
+
+    def __call__(self, cases: Sequence[Case]) -> list[Answer]:
+        """One answer a case, in order; none of them may have a `refusal`. Cases of one call share forward passes where they can."""
+        if self.kind == "segmentation":
+            return [self._segment(case) for case in cases]
+        if self.kind == "restoration":
+            return [self._restore(case) for case in cases]
+        return self._classify(cases)
+
+    def batch(self, cases: Sequence[Case]) -> dict[str, Tensor]:
+        """The cases as one batch in stored units on the device, one row each, as a cohort's rows would be: what `normalise` takes."""
+        rows = [self._row(case) for case in cases]
+        return {name: _tensor(np.stack([row[name] for row in rows])).to(self.device) for name in rows[0]}
+
+    def _row(self, case: Case) -> dict[str, np.ndarray]:
+        fields, row = self.signature.fields, {}
+        if "image" in fields:
+            field = fields["image"]
+            if case.sample.image is None:
+                row["image"] = np.zeros(field.shape, field.dtype)
+            else:
+                row["image"] = next(rows_of(self._whole(case), self._form)).image
+        if "image_missing" in fields:
+            row["image_missing"] = np.array([case.sample.image is None], np.uint8)
+        if self.signature.emr:
+            row["emr"], row["emr_missing"] = emr_vector(case.emr, self.signature.emr)
+        if self.signature.sequence:
+            length, features = fields["sequence"].shape
+            if case.visits is not None:
+                values, missing, gaps, steps = case.visits
+            else:
+                values, missing, gaps, steps = np.zeros((length, features)), np.ones((length, features)), np.zeros(length), 0
+            row |= {
+                "sequence": np.asarray(values, np.float32), "sequence_missing": np.asarray(missing, np.uint8),
+                "sequence_gap": np.asarray(gaps, np.float32), "sequence_length": np.array([steps], np.int32),
+            }  # fmt: skip
+        return row
+
+    def _classify(self, cases: Sequence[Case]) -> list[Answer]:
+        size = self.recipe.evaluation.batch
+        answers: list[Answer] = []
+        for first in range(0, len(cases), size):
+            batch = self.batch(cases[first : first + size])
+            found = np.stack([m.task.predict(m.model, self._normalised(m, batch))["probability"] for m in self.members], axis=1)
+            answers += [Answer(probability=each.mean(0), members=each) for each in found]
+        return answers
+
+    def _segment(self, case: Case) -> Answer:
+        from hepdist.tasks.volumes import Assembly, importance_of
+
+        whole, size = self._whole(case), self._form.size
+        flat = len(size) == 2  # an Assembly knows volumes: a picture is one of one plane
+        volume = (lambda sides: (1, *sides)) if flat else tuple
+        task = cast("Segmentation", self.members[0].task)
+        assembly = Assembly(len(task.classes), task.sigmoid, volume(whole.image.shape[1:]), importance_of(volume(size), self.device))
+        for images, offsets in self._parts(whole):
+            found = [cast("Segmentation", m.task).probability(m.model, {"image": i}) for m, i in zip(self.members, images, strict=True)]
+            for probability, offset in zip(torch.stack(found).mean(0), offsets, strict=True):
+                assembly.add(probability[:, None] if flat else probability, None, [0, *offset] if flat else list(offset))
+        decided = assembly.decided()
+        mask = case.source_array(labels_on(decided[0] if flat else decided, case.shape, whole.step))
+        spacing = case.sample.spacing
+        voxel_ml = float(np.prod(spacing)) / 1000 if spacing is not None and not flat else float("nan")
+        voxels = np.bincount(mask.reshape(-1), minlength=len(task.classes))[1 : len(task.classes)]
+        return Answer(mask=mask, volumes_ml=voxels * voxel_ml)
+
+    def _restore(self, case: Case) -> Answer:
+        from hepdist.tasks.volumes import importance_of
+
+        whole, size = self._whole(case), self._form.size
+        weight = importance_of((1, *size) if len(size) == 2 else size, self.device).reshape(size).cpu().numpy()
+        total, weights = np.zeros(whole.image.shape, np.float32), np.zeros(whole.image.shape[1:], np.float32)
+        for images, offsets in self._parts(whole):
+            found = [
+                _stored(cast("Restoration", m.task).restored(m.model, i), m, whole.image.dtype)
+                for m, i in zip(self.members, images, strict=True)
+            ]
+            for image, offset in zip(torch.stack(found).mean(0).cpu().numpy(), offsets, strict=True):
+                inside, place = _overlap(offset, size, weights.shape)
+                total[(slice(None), *place)] += image[(slice(None), *inside)] * weight[inside]
+                weights[place] += weight[inside]
+        return Answer(image=case.source_array(values_on(total / weights, case.shape, whole.step)))
+
+    def _parts(self, whole: Whole) -> Iterator[tuple[list[Tensor], list[tuple[int, ...]]]]:
+        """The image in pieces of the model's size, layer by layer: normalised for each member float32[b, C, *size], and where each one lies.
+
+        Bricks as training saw bricks: cut first, then normalised. What training saw whole is padded as at ingest and normalised first, and
+        cut into overlapping windows only where it is larger.
+        """
+        size, shape = self._form.size, whole.image.shape[1:]
+        if self._form.overlap is not None:
+            fitted = rows_of(whole, self._form)
+            while bricks := list(islice(fitted, self._at_once)):
+                batch = {"image": _tensor(np.stack([brick.image for brick in bricks])).to(self.device)}
+                yield [self._normalised(member, batch)["image"] for member in self.members], [brick.offset for brick in bricks]
+            return
+        before = tuple(min(0, centred(have, want)) for have, want in zip(shape, size, strict=True))
+        grown = tuple(max(have, want) for have, want in zip(shape, size, strict=True))
+        padded = {"image": _tensor(crop_or_pad(whole.image, before, grown, whole.outside)[None]).to(self.device)}
+        images = [self._normalised(member, padded)["image"] for member in self.members]
+        offsets = iter(brick_offsets(grown, size, OVERLAP))
+        while some := list(islice(offsets, self._at_once)):
+            windows: list[Any] = [(..., *(slice(o, o + n) for o, n in zip(offset, size, strict=True))) for offset in some]
+            places = [tuple(o + b for o, b in zip(offset, before, strict=True)) for offset in some]
+            yield [torch.cat([image[window] for window in windows]) for image in images], places
+
+    def _whole(self, case: Case) -> Whole:
+        assert case.sample.image is not None
+        return resample(case.sample.image, None, case, self._form)
+
+    def upright(self, case: Case) -> Case:
+        """The case as its volume lies in the model's cohort; called once, before all else."""
+        return lying_axially(case) if self.signature.origin.get("source") == "nifti" else case
+
+    @property
+    def _form(self) -> Layout:
+        assert self.layout is not None
+        return self.layout
+
+    @property
+    def _at_once(self) -> int:
+        return max(1, min(self.recipe.evaluation.batch, WINDOW_VOXELS // int(np.prod(self._form.size))))
+
+    def _normalised(self, member: Member, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        from hepdist.augment import normalise
+
+        return normalise(batch, member.recipe.data.normalise, member.signature.normalisation)
+
+    def _member(self, run: Path, tta: bool) -> Member:
+        from hepdist.tasks import build
+
+        model, recipe, signature = load_model(run)
+        if not tta:
+            augment = recipe.augment.model_copy(update={"test_flip": (), "test_shift": 0})
+            recipe = recipe.model_copy(update={"augment": augment})
+        # balanced weights are those of a loss, and their counts stayed with the cohort
+        plain = recipe.model_copy(update={"task": recipe.task.model_copy(update={"class_weights": "none"})})
+        return Member(str(run), model.to(self.device), recipe, signature, build(plain, signature.manifest()))
+
+
+def _together(first: Member, other: Member) -> None:
+    """Raise RunError where two runs can't be one ensemble."""
+    pairs = {
+        "task": (first.recipe.task.kind, other.recipe.task.kind),
+        "classes": (first.task.classes, other.task.classes),
+        "label names": (first.signature.label_names, other.signature.label_names),
+        "form of images": (_layout(first), _layout(other)),
+        "EMR columns": (_columns(first), _columns(other)),
+    }
+    for what, (ours, theirs) in pairs.items():
+        if ours != theirs:
+            raise RunError(
+                f"runs '{Path(first.run).name}' and '{Path(other.run).name}' differ in {what}; an ensemble needs runs of one cohort"
+            )
+
+
+def _columns(member: Member) -> list[tuple[str, str, str, tuple[str, ...]]]:
+    signature = member.signature
+    return [(c.name, c.kind, c.unit, c.categories) for c in (*signature.emr, *signature.sequence)]
+
+
+def _layout(member: Member) -> Layout | None:
+    """How an image is brought to the form of the model's cohort; None where it reads none.
+
+    Unlike a cohort's own, it also holds for images of other sizes and spacings than any of its: pictures are scaled to its size and volumes
+    resampled to its median spacing. Raises RunError for a model that was saved without it.
+    """
+    signature = member.signature
+    if "image" not in signature.tensors:
+        return None
+    kept = signature.origin.get("layout")
+    if not kept:
+        raise RunError(
+            f"run '{Path(member.run).name}' was trained by an older hepdist, which did not keep how images were read; train it again, or score"
+            " cohorts with: hepdist evaluate RUN --cohort COHORT"
+        )
+    layout = Layout.from_json(kept)
+    if len(layout.size) == 2:
+        return replace(layout, resized=layout.spacing is None and layout.overlap is None)
+    median = signature.origin.get("fingerprint", {}).get("median_spacing")
+    return layout if layout.spacing is not None or not median else replace(layout, spacing=tuple(median))
+
+
+def _threshold(run: Path) -> float:
+    path = run / "result.json"
+    if not path.is_file():  # trained with evaluation.splits=[], or only its model folder was handed on
+        return 0.5
+    return float(json.loads(path.read_text(encoding="utf-8"))["threshold"]["value"])
+
+
+def _stored(image: Tensor, member: Member, dtype: np.dtype) -> Tensor:
+    """Normalised intensities float32[b, C, *spatial] in the cohort's unit; the inverse of `normalise`, which restoration never does by image."""
+    if member.recipe.data.normalise == "none":
+        return image * (1.0 if dtype.kind == "f" else float(np.iinfo(dtype).max))
+    stats = member.signature.normalisation["image"]
+    mean, std = (
+        torch.tensor(stats[key], dtype=torch.float32, device=image.device).reshape(1, -1, *(1,) * (image.ndim - 2))
+        for key in ("mean", "std")
+    )
+    return image * torch.where(std > 0, std, 1.0) + mean
+
+
+def _tensor(values: np.ndarray) -> Tensor:
+    values = values.astype(np.int32) if values.dtype == np.uint16 else values  # torch has few operations on uint16
+    return torch.from_numpy(np.ascontiguousarray(values))
+
+
+def _overlap(offset: Sequence[int], size: Sequence[int], shape: Sequence[int]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+    """The part of a window of `size` at `offset` that lies within `shape`: in the window, and in the whole."""
+    low = [max(0, o) for o in offset]
+    high = [min(o + n, have) for o, n, have in zip(offset, size, shape, strict=True)]
+    inside = tuple(slice(a - o, b - o) for a, b, o in zip(low, high, offset, strict=True))
+    return inside, tuple(slice(a, b) for a, b in zip(low, high, strict=True))
