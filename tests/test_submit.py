@@ -11,8 +11,10 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated
 
 import pytest
+import typer
 import yaml
 from heads import head
 
@@ -114,11 +116,19 @@ def test_a_verb_that_the_command_line_gains_can_be_submitted(tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
 
     @app.command("foretell")
-    def foretell(run: str, source: str, out: str, options: list[str] | None = None, batch: int = 8, fast: bool = False) -> None: ...
+    def foretell(
+        run: Annotated[str, typer.Argument(metavar="RUN[+RUN...]")],
+        source: str,
+        out: str,
+        options: list[str] | None = None,
+        batch: int = 8,
+        fast: bool = False,
+    ) -> None: ...
 
-    words = ["--batch", "4", "runs/x", "dicom", "--fast", "told"]
+    words = ["--batch", "4", "runs/x+runs/y", "dicom", "--fast", "told"]
     found = order("foretell", words, here=True, cluster=CLUSTER)
-    assert found.arguments == [f"{tmp_path}/runs/x", f"{tmp_path}/dicom", f"{tmp_path}/told", "--batch=4", "--fast"]
+    both = f"{tmp_path}/runs/x+{tmp_path}/runs/y"
+    assert found.arguments == [both, f"{tmp_path}/dicom", f"{tmp_path}/told", "--batch=4", "--fast"]
     assert (found.name, found.metadata["verb"], found.files) == ("told", "foretell", {})
     found = order("foretell", ["/shared/runs/x", "s3://b/dicom", "s3://b/told", "--no-fast"], here=False, cluster=CLUSTER)
     assert found.arguments == ["/shared/runs/x", "s3://b/dicom", "s3://b/told", "--no-fast"]

@@ -67,7 +67,11 @@ def order(verb: str, words: Sequence[str], *, here: bool, cluster: str) -> Order
         found = Order(verb, [RECIPE, *flags], recipe.name, {RECIPE: recipe.dump()}, _of_recipe(recipe))
     else:
         places = {param.name: given[param.name] for param in arguments if param.nargs == 1 and given.get(param.name) is not None}
-        told = [where.path(name.upper(), place, uri=name not in ON_DISK) for name, place in places.items()]
+        several = {param.name for param in arguments if "+" in (param.metavar or "")}  # RUN+RUN
+        told = []
+        for name, place in places.items():
+            parts = place.split("+") if name in several else [place]
+            told.append("+".join(where.path(name.upper(), part, uri=name not in ON_DISK) for part in parts))
         told += [where.option(word) for param in arguments if param.nargs != 1 for word in given.get(param.name) or ()]
         found = Order(verb, [*told, *flags], Path(list(places.values())[-1]).name, metadata=_of_run(places.get("run", "")))
     found.metadata |= {"verb": verb, "name": found.name, "who": _who(), "hepdist": hepdist.__version__}
