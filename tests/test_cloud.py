@@ -1,4 +1,4 @@
-"""A head alone, and work that asks for nodes, gets them, uses them, loses one and gives them back: an ingest, an elastic training, a search."""
+"""A head alone, and work that asks for nodes, gets them, uses them, loses one and gives them back: an elastic training, a search, an ingest."""
 
 from __future__ import annotations
 
@@ -71,25 +71,6 @@ def assert_up_and_down(history: list[tuple[float, int]]) -> None:
     assert 1 <= max(counts) <= MOST
 
 
-def test_an_ingest_starts_nodes_loses_one_and_writes_the_bytes_of_an_undisturbed_one(running, tmp_path, monkeypatch):
-    for number in range(400):
-        path = tmp_path / f"source/{'ill' if number % 2 else 'well'}/{number}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.random.default_rng(number).integers(0, 256, (128, 128), dtype=np.uint8)).save(path)
-    monkeypatch.setenv("HEPDIST_SALT", SALT)
-    command = start(running, "ingest", tmp_path, str(tmp_path / "source"), str(tmp_path / "cohort"), f"workers={MOST}")
-    until(lambda: command.ended() or any(running.works(raylet) for raylet in running.raylets()), PATIENCE_S)
-    assert not command.ended(), command.log.read_text()[-3000:]
-    lost_s = time.monotonic() - running.began
-    running.lose(next(raylet for raylet in running.raylets() if running.works(raylet)))
-    history = finish(running, command, "ingest", lost_s)
-    assert_up_and_down(history)
-    alone = tmp_path / "alone/cohort"
-    alone.parent.mkdir()
-    assert ingest(str(tmp_path / "source"), str(alone)).sha256() == (written := _manifest(tmp_path / "cohort")).sha256()
-    assert written.rows("train") > 0
-
-
 def test_a_node_lost_under_an_elastic_training_loses_no_sample(running, cohort, tmp_path):
     asked = values(cohort, tmp_path, "elastic")
     asked["train"] |= {"workers": [1, MOST], "epochs": EPOCHS}
@@ -125,6 +106,25 @@ def test_a_search_starts_nodes_and_its_trials_outlive_a_lost_one(running, cohort
     ended = trials(folder)
     assert [trial.end.kind for trial in ended if trial.end] == ["finished"] * 4
     assert [[event.facts["epoch"] for event in trial.results] for trial in ended] == [[1, 2, 3, 4, 5, 6]] * 4
+
+
+def test_an_ingest_starts_nodes_loses_one_and_writes_the_bytes_of_an_undisturbed_one(running, tmp_path, monkeypatch):
+    for number in range(400):
+        path = tmp_path / f"source/{'ill' if number % 2 else 'well'}/{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.random.default_rng(number).integers(0, 256, (128, 128), dtype=np.uint8)).save(path)
+    monkeypatch.setenv("HEPDIST_SALT", SALT)
+    command = start(running, "ingest", tmp_path, str(tmp_path / "source"), str(tmp_path / "cohort"), f"workers={MOST}")
+    until(lambda: command.ended() or any(running.works(raylet) for raylet in running.raylets()), PATIENCE_S)
+    assert not command.ended(), command.log.read_text()[-3000:]
+    lost_s = time.monotonic() - running.began
+    running.lose(next(raylet for raylet in running.raylets() if running.works(raylet)))
+    history = finish(running, command, "ingest", lost_s)
+    assert_up_and_down(history)
+    alone = tmp_path / "alone/cohort"
+    alone.parent.mkdir()
+    assert ingest(str(tmp_path / "source"), str(alone)).sha256() == (written := _manifest(tmp_path / "cohort")).sha256()
+    assert written.rows("train") > 0
 
 
 def trials(folder: Path):
