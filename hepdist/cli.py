@@ -260,7 +260,7 @@ cli_export.register(app)
 
 @app.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
 def submit(
-    verb: Annotated[str, typer.Argument(help="ingest, train, tune, evaluate or crossval.")],
+    verb: Annotated[str, typer.Argument(help="ingest, train, tune, evaluate or another verb that works on a cohort or a run.")],
     words: Annotated[
         list[str] | None, typer.Argument(metavar="...", help="What follows the verb on this machine.", show_default=False)
     ] = None,
@@ -323,14 +323,17 @@ def cluster_check(
 
 @cluster.command("write")
 def cluster_write(
-    overlay: Annotated[str, typer.Argument(help="gcp, on-premises or kuberay.")],
+    overlay: Annotated[str, typer.Argument(help="gcp, on-premises, kuberay or grafana.")],
     file: Annotated[str, typer.Argument(help="New file.")],
 ) -> None:
-    """Write cluster.yaml with an overlay merged onto it, or the Kubernetes file."""
-    from hepdist.cloud.check import write
+    """Write cluster.yaml with an overlay merged onto it, the Kubernetes file, or the dashboard for Grafana."""
+    from hepdist.cloud.check import GRAFANA, write
 
     write(overlay, file)
-    print(f"{file} is written; fill in what says REPLACE, then: hepdist cluster check {file}")
+    then = (
+        "import it in Grafana (docs/cluster.md)" if overlay == GRAFANA else f"fill in what says REPLACE, then: hepdist cluster check {file}"
+    )
+    print(f"{file} is written; {then}")
 
 
 @app.command()

@@ -28,6 +28,14 @@ def room(recipe: Recipe, cluster_resources: dict[str, float], device: str) -> in
     return max(1, int(min(by_cpu, by_gpu) + 1e-6))
 
 
+def ahead(recipe: Recipe, growth: dict[str, float] | None, device: str) -> int:
+    """Trials that may wait for room at a time. Those ask an autoscaler for it, all at once, since a machine takes minutes; where there is
+    none, a searcher that learns from results is not asked before they are there."""
+    if recipe.search.searcher != "tpe":
+        return AHEAD
+    return 1 if growth is None else min(AHEAD, room(recipe, growth, device))
+
+
 def run_trials(
     recipe: Recipe,
     space: Any,
@@ -46,6 +54,8 @@ def run_trials(
 
     logging.getLogger("ray.tune").setLevel(logging.ERROR)  # it misses the logs that it would have written itself
 
+    from hepdist.autoscaling import growth
+    from hepdist.prometheus import of_search
     from hepdist.search import searchers
     from hepdist.search.budget import Limits
     from hepdist.search.estimate import share_of_epochs
@@ -77,10 +87,12 @@ def run_trials(
     proposer = Proposer(
         folder, known, searcher, search.trials, task.higher_is_better, lambda: limits.reached(*recorder.totals()), lambda: full()
     )
-    cluster, kind = ray.cluster_resources(), "GPU" if device == "cuda" else "CPU"
+    kind = "GPU" if device == "cuda" else "CPU"
     devices = recipe.train.most * (search.gpus_per_worker if device == "cuda" else recipe.train.cpus_per_worker)
-    slots = min(room(recipe, cluster, device), search.concurrent or search.trials)
+    grown = growth(ray.get_runtime_context().gcs_address)
+    places = min(room(recipe, grown or ray.cluster_resources(), device), search.concurrent or search.trials)
     pausing = search.scheduler in ("asha", "pbt", "hyperband")
+    numbers = of_search(folder)
     tracking = Tracking(recipe, folder, task.select, task.higher_is_better)
     usual_epochs = share_of_epochs(recipe)[0] * recipe.train.epochs
     with Live(recipe.model_dump(mode="json"), planned=planned, usual_epochs=usual_epochs) as live:
@@ -88,18 +100,19 @@ def run_trials(
         def changed(trial: Trial | None, event: Event | None) -> None:
             busy = sum(state(trial) == "running" for trial in proposer.all)
             device_s, money = recorder.totals()
-            live.update(proposer.all, device_s, money, busy=round(busy * devices), devices=round(cluster[kind]))
+            ended = sum(trial.end is not None for trial in proposer.all)
+            numbers.set(search_money=money, search_device_hours=device_s / 3600, search_running_trials=busy, search_ended_trials=ended)
+            live.update(proposer.all, device_s, money, busy=round(busy * devices), devices=round(ray.cluster_resources().get(kind, 0.0)))
             if trial and event:
                 tracking.heard(trial, event)
 
-        scheduler = build_scheduler(recipe, space, halving, lambda: proposer.planned, slots, lambda *facts: recorder.exploited(*facts))
+        scheduler = build_scheduler(recipe, space, halving, lambda: proposer.planned, places, lambda *facts: recorder.exploited(*facts))
         full: Callable[[], bool] = lambda: isinstance(scheduler, Promotion) and scheduler.full()  # noqa: E731
         reasons: Callable[[str], str] = lambda name: getattr(scheduler, "reasons", {}).get(name, "")  # noqa: E731
         otherwise = USUAL_REASONS.get(search.scheduler, "the scheduler ended it")
         recorder = Recorder(folder, proposer, recipe.train.epochs, changed, reasons, otherwise)
         shutil.rmtree(folder / TUNES, ignore_errors=True)
-        # Proposals that wait for room ask an autoscaler for it; one that learns from results is not asked before they are there.
-        os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = "1" if search.searcher == "tpe" else str(AHEAD)
+        os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(ahead(recipe, grown, device))
         ray_tune.run(  # not a Tuner, which pickles all this before it starts
             TrialRun,
             name=TUNES,
@@ -113,7 +126,7 @@ def run_trials(
             search_alg=proposer,
             scheduler=scheduler,
             num_samples=planned,
-            max_concurrent_trials=None if pausing or not search.concurrent else slots,  # it counts paused ones
+            max_concurrent_trials=None if pausing or not search.concurrent else search.concurrent,  # it counts paused ones
             reuse_actors=True,
             stop=Spent(proposer.spent),
             callbacks=[recorder],
