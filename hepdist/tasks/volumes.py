@@ -42,23 +42,22 @@ def predict_volumes(
         places = zip(*(batch[name].tolist() for name in ("row", "brick", "offset", "original_shape")), strict=True)
         for i, (row, (index, bricks), offset, shape) in enumerate(places):
             if index == 0:
-                assembly = Assembly(len(task.classes), task.sigmoid, tuple(shape), importance, task.tolerance_mm)
+                assembly = Assembly(len(task.classes), task.sigmoid, tuple(shape), importance)
                 first, losses = row, []
             mask = batch["mask"][i, 0] if "mask" in batch else None
             assembly.add(probability[i], mask, offset)
             losses += [] if loss is None else [loss[i]]
             if index + 1 == bricks:
                 spacing = batch["spacing"][i].tolist() if "spacing" in batch else None
-                scores = assembly.scores(spacing, extras)
+                scores = assembly.scores(spacing, extras, task.tolerance_mm)
                 yield {"row": np.array([first]), **scores, **({"loss": np.array([np.mean(losses)])} if losses else {})}
 
 
 class Assembly:
     """One volume, growing brick by brick."""
 
-    def __init__(self, classes: int, overlapping: bool, shape: tuple[int, ...], importance: Tensor, tolerance_mm: float) -> None:
-        """overlapping: a voxel may have several classes, each decided above one half; else the most probable one. tolerance_mm: of nsd."""
-        self._tolerance_mm = tolerance_mm
+    def __init__(self, classes: int, overlapping: bool, shape: tuple[int, ...], importance: Tensor) -> None:
+        """overlapping: a voxel may have several classes, each decided above one half; else the most probable one."""
         self._overlapping, self._shape, self._importance = overlapping, shape, importance
         layer = (min(importance.shape[0], shape[0]), *shape[1:])
         self._layer = torch.zeros(classes, *layer, device=importance.device)
@@ -91,8 +90,8 @@ class Assembly:
         self._decide_before(self._shape[0])
         return self.classes
 
-    def scores(self, spacing: list[float] | None, extras: Collection[str]) -> dict[str, np.ndarray]:
-        """The entries of Segmentation.predict, once all bricks are there."""
+    def scores(self, spacing: list[float] | None, extras: Collection[str], tolerance_mm: float) -> dict[str, np.ndarray]:
+        """The entries of Segmentation.predict, once all bricks are there. tolerance_mm: of nsd."""
         self._decide_before(self._shape[0])
         self._layer, self._weight = self._layer[:, :0].clone(), self._weight[:0].clone()  # distances need the memory
         found = [np.count_nonzero(self._region(k)) for k in self._foreground]
@@ -106,7 +105,7 @@ class Assembly:
             rows["dice"] = np.divide(2 * overlap, both, out=np.full(len(both), np.nan), where=both > 0)
             if {"hd95", "nsd"} & set(extras):
                 sides = spacing or [1.0] * len(self._shape)
-                surfaces = [surface_agreement(self._region(k), self.truth == k, sides, self._tolerance_mm) for k in self._foreground]
+                surfaces = [surface_agreement(self._region(k), self.truth == k, sides, tolerance_mm) for k in self._foreground]
                 measured = dict(zip(("hd95", "nsd"), np.array(surfaces).T, strict=True))
                 rows |= {name: values for name, values in measured.items() if name in extras}
         answer = {name: values[None].astype(np.float32) for name, values in rows.items()}
