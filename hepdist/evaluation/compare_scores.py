@@ -137,7 +137,7 @@ def _classified(
     patients = len(np.unique(patient))
     two = not several and len(names) == 2
     rows = [
-        _resampled(name, "", *[[block[name] for block in side] for side in drawn], patients) for name in CLASSIFIED if name in drawn[0][0]
+        _resampled(name, "", [[block[name] for block in side] for side in drawn], patients) for name in CLASSIFIED if name in drawn[0][0]
     ]
     truth = label == 1 if several else label[:, None] == np.arange(len(names))
     agreement = None
@@ -198,7 +198,7 @@ def _signed_ranks(score: str, of: str, first: Floats, second: Floats, patient: S
     """Means and bootstrap over cases that are finite in both; the test over all, to which an infinite distance is the largest difference."""
     finite = np.isfinite(first) & np.isfinite(second)
     row = _resampled(
-        score, of, *[[_mean_of_means(values, finite, w) for w in weights] for values in (first, second)], len(np.unique(patient))
+        score, of, [[_mean_of_means(values, finite, w) for w in weights] for values in (first, second)], len(np.unique(patient))
     )
     known = ~np.isnan(first)
     largest = 2 * float(np.abs(np.where(finite, first, 0.0) - np.where(finite, second, 0.0)).max(initial=0.0)) + 1
@@ -217,8 +217,9 @@ def _mean_of_means(values: Floats, there: NDArray[np.bool_], weight: Floats) -> 
     return np.divide(np.where(defined, means, 0.0).sum(axis=1), count, out=np.full(len(weight), np.nan), where=count > 0)
 
 
-def _resampled(score: str, of: str, first: list[Floats], second: list[Floats], patients: int) -> Row:
-    """first, second: the score as it is and then in blocks of resamples, the same for both."""
+def _resampled(score: str, of: str, sides: list[list[Floats]], patients: int) -> Row:
+    """sides: of each run the score as it is and then in blocks of resamples, the same for both."""
+    first, second = sides
     one, other = float(first[0][0]), float(second[0][0])
     return Row(score, of, one, other, one - other, *bootstrap_difference(one - other, first[1:], second[1:], patients), BOOTSTRAP)
 
@@ -239,4 +240,4 @@ def _concordance(first: pd.DataFrame, second: pd.DataFrame, resamples: int, seed
     scores: list[Callable[[Floats], Floats]] = [
         partial(concordance, table["probability_1"].to_numpy(np.float64)[followed], days, event > 0) for table in (first, second)
     ]
-    return _resampled("concordance", "", *[[score(w) for w in weights] for score in scores], len(np.unique(patient)))
+    return _resampled("concordance", "", [[score(w) for w in weights] for score in scores], len(np.unique(patient)))
