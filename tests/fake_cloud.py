@@ -36,6 +36,7 @@ NOTICE = {
 }
 """As cluster.yaml has it."""
 QUIET = {
+    "RAY_AUTH_MODE": "disabled",  # as in every client that is told nothing; `ray start` alone asks for a token by default
     "RAY_FAKE_CLUSTER": "1",
     "RAY_enable_autoscaler_v2": "1",
     "RAY_CLOUD_INSTANCE_ID": HEAD,
