@@ -15,6 +15,7 @@ from pydicom.sr.coding import Code
 from hepdist.inference.codes import ML, ONE, finding_code, segment_codes
 from hepdist.inference.dicom_source import SourceImages
 from hepdist.inference.identity import Identity
+from hepdist.ingest.dicom_header import functional_group
 
 SERIES_NUMBER = 9001
 Group = (
@@ -119,6 +120,7 @@ def _algorithm(identity: Identity) -> hd.sr.AlgorithmIdentification:
 
 
 def _frames_of(seg: Dataset, number: int) -> list[int]:
-    """Frame numbers, from 1, of one segment."""
-    groups = enumerate(seg.PerFrameFunctionalGroupsSequence, 1)
-    return [frame for frame, group in groups if group.SegmentIdentificationSequence[0].ReferencedSegmentNumber == number]
+    """Frame numbers, from 1, of one segment; where all frames are of one, that is said once for all."""
+    frames = range(int(seg.NumberOfFrames))
+    named = ((frame + 1, functional_group(seg, frame, "SegmentIdentificationSequence")) for frame in frames)
+    return [frame for frame, group in named if group is not None and group.ReferencedSegmentNumber == number]
