@@ -1,4 +1,4 @@
-"""DeLong's variance equals the textbook's structural components and published figures, and counts rows of a patient as dependent."""
+"""DeLong's variance equals the textbook's structural components, also on the published example, and counts rows of a patient as dependent."""
 
 from __future__ import annotations
 
@@ -80,11 +80,12 @@ def test_several_rows_a_patient_equal_obuchowskis_formula():
             assert covariance[k, k] == pytest.approx(clustered_textbook(truth, scores[k], patient), abs=1e-12)
 
 
-def test_the_ovarian_cancer_example_has_the_figures_that_sas_publishes():
+def test_the_ovarian_cancer_example_of_delong_1988_keeps_its_figures():
     table = np.array(OVARIAN.split(), float).reshape(-1, 4)
     truth, patient = table[:, 3] == 1, np.arange(43).astype(str)
     kg, albumin, protein = 10 - table[:, 2], table[:, 0], table[:, 1]
     area, covariance = auroc_covariance(truth, np.stack([kg, albumin, protein]), patient)
+    np.testing.assert_allclose(covariance, textbook(truth, np.stack([kg, albumin, protein]))[1], atol=1e-12)
     assert area.round(4).tolist() == [0.7258, 0.7366, 0.6478]
     assert np.sqrt(np.diag(covariance)).round(4).tolist() == [0.1028, 0.0927, 0.1000]
     found = compare_aurocs(truth, albumin, kg, patient)
