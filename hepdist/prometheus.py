@@ -6,6 +6,7 @@ On a Ray of our own nobody collects them (cluster.WORKERS), and a process withou
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ OF_SEARCHES = {
     "hepdist_search_running_trials": "Trials that train now.",
     "hepdist_search_ended_trials": "Trials that are over: finished, stopped or failed.",
 }
+AGAIN_S = 5.0
+"""Ray forgets what was not set for a while, and a run may report every few minutes."""
 _made: dict[str, Any] = {}
 """Ray's gauges of this process, by name."""
 
@@ -34,9 +37,18 @@ class Numbers:
     def __init__(self, known: dict[str, str], **tags: str) -> None:
         """known: OF_RUNS or OF_SEARCHES; tags: the same for all of them, and of the same names in every process."""
         self.known, self.tags = known, tags
+        self._values: dict[str, float] = {}
+        self._at = 0.0
+
+    def again(self) -> None:
+        """Called every step: what was set last still holds."""
+        if time.monotonic() - self._at > AGAIN_S:
+            self.set(**self._values)
 
     def set(self, **values: float) -> None:
         """values: by name without `hepdist_`."""
+        self._values |= values
+        self._at = time.monotonic()
         ray = sys.modules.get("ray")  # not imported for this: tasks and tests train without it
         if ray is None or not ray.is_initialized():
             return

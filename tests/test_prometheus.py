@@ -84,6 +84,17 @@ def test_without_ray_nothing_is_set(monkeypatch):
     assert not exported._made
 
 
+def test_what_was_set_once_is_set_again_while_steps_go_on(monkeypatch):
+    numbers, told = Numbers(OF_RUNS, run="a", rank="0"), []
+    numbers.set(lost_steps=3.0, loss=1.0)
+    monkeypatch.setattr(numbers, "set", lambda **values: told.append(values))
+    numbers.again()
+    assert not told
+    monkeypatch.setattr(exported, "AGAIN_S", -1.0)
+    numbers.again()
+    assert told == [{"lost_steps": 3.0, "loss": 1.0}]
+
+
 def test_steps_that_are_done_again_are_counted(tmp_path):
     lines = [{"step": step, "samples": 8 * step, "wall_s": step} for step in range(1, 11)]
     path = tmp_path / METRICS

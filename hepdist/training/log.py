@@ -77,6 +77,7 @@ class Log:
             self._begin(step, cursor, lr, waited_s)
         if report:
             self._finish()
+        self.numbers.again()
 
     def _started(self, waited_s: float) -> None:
         """Write where the time from the command to the first step went."""
