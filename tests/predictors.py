@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import torch
 from dicom_files import image, save, segmentation, slices, uid
+from PIL import Image
 from torch import nn
 
 from hepdist.ingest import ingest
@@ -75,4 +78,33 @@ def xray_cohort(folder: Path) -> Path:
     (folder / "labels.csv").write_text("\n".join(["patient,finding", *rows]))
     options = [f"emr={folder / 'labels.csv'}", "label=finding", "label_names=normal,pneumonia", "size=32,32"]
     ingest(str(folder / "cr"), str(folder / "cohort"), options)
+    return folder / "cohort"
+
+
+def picture_cohort(source: Path, cohort: Path) -> None:
+    """Of ten grey pictures of 32 x 32 pixels with masks."""
+    for folder in ("images", "masks"):
+        (source / folder).mkdir(parents=True)
+    for number in range(10):
+        mask = np.zeros((32, 32), np.uint8)
+        mask[8:20, 6:18] = 1
+        pixels = np.random.default_rng(number).integers(0, 120, (32, 32), dtype=np.uint8) + 100 * mask
+        Image.fromarray(pixels).save(source / f"images/{number}.png")
+        Image.fromarray(mask).save(source / f"masks/{number}.png")
+    ingest(str(source), str(cohort), ["near_identical=false"])
+
+
+def nifti_cohort(folder: Path) -> Path:
+    """Of ten volumes of 36 x 48 x 32 mm with a liver."""
+    for number in range(10):
+        rng = np.random.default_rng(number)
+        voxels = rng.normal(80, 20, (36, 48, 32)).astype(np.uint8)
+        mask = np.zeros(voxels.shape, np.uint8)
+        mask[8:20, 10:30, 8:20] = 1
+        for kind, array in (("imagesTr", voxels), ("labelsTr", mask)):
+            path = folder / "nii" / kind / f"case{number}.nii.gz"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            nib.save(nib.Nifti1Image(array, np.diag([1.0, 1, 1, 1])), path)
+    (folder / "nii/dataset.json").write_text(json.dumps({"modality": {"0": "MRI"}, "labels": {"0": "background", "1": "liver"}}))
+    ingest(str(folder / "nii"), str(folder / "cohort"))
     return folder / "cohort"

@@ -53,6 +53,9 @@ def volume_groups(
         else:
             image = hd.sr.SourceImageForSegmentation(source.first.SOPClassUID, source.first.SOPInstanceUID)
             region = hd.sr.ReferencedSegmentationFrame(seg.SOPClassUID, seg.SOPInstanceUID, frames[0], number, image)
+            del (
+                region[0].ReferencedSOPSequence[0].ReferencedSegmentNumber
+            )  # a frame is of one segment: the two exclude each other (PS3.3 C.18.4)
             groups.append(hd.sr.PlanarROIMeasurementsAndQualitativeEvaluations(referenced_segment=region, **common))
     return groups
 
