@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 import hepdist
+from hepdist import cli_serve
 from hepdist.errors import HepdistError, IngestError, RunError
 
 INTERRUPTED, TERMINATED = 130, 143
@@ -331,6 +332,9 @@ def demo(
     from hepdist.demo import run_demo
 
     run_demo(overrides, fresh=fresh)
+
+
+cli_serve.register(app)
 
 
 def _show(result: dict[str, Any], folder: Path) -> None:
