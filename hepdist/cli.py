@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 import hepdist
-from hepdist import cli_serve
+from hepdist import cli_inference, cli_serve
 from hepdist.errors import HepdistError, IngestError, RunError
 
 INTERRUPTED, TERMINATED = 130, 143
@@ -273,6 +273,8 @@ def submit(
         raise typer.Exit(follow(client, job, typer.confirm if sys.stdin.isatty() else None))
     print(job)
 
+
+cli_inference.register(app)
 
 cluster = typer.Typer(help="Check and write the files that start a cluster.", no_args_is_help=True)
 app.add_typer(cluster, name="cluster")

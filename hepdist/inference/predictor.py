@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 OVERLAP = 0.5
 """Of a side, between windows of a volume that is larger than what the model was trained on (Isensee et al., 2021)."""
+TINY = 1e-12
+"""Probabilities are held this far from 0 and 1 before their logarithm is taken."""
 WINDOW_VOXELS = 1 << 21
 """In one forward pass; recipe.evaluation.batch was chosen for rows of a cohort, which may be much smaller than bricks."""
 
@@ -42,6 +44,12 @@ class Member:
     recipe: Recipe
     signature: Signature
     task: Any
+    sha256: str
+    """Of `model.safetensors`."""
+    threshold: float
+    """Probability from which a case of two classes counts as the second one, as evaluation fixed it, after scaling."""
+    temperature: float
+    """What evaluation found the logits must be divided by for probabilities that are as sure as they are right; 1: as they are."""
 
 
 @dataclass
@@ -85,8 +93,8 @@ class Predictor:
         """Names of what `Answer.probability` and `Answer.mask` are indexed by."""
         self.reads: tuple[str, ...] = tuple(cast("Any", first.model).inputs)
         """Batch entries that the first model reads, such as image or emr."""
-        self.threshold = float(np.mean([_threshold(Path(member.run)) for member in self.members]))
-        """Probability from which a case of two classes counts as the second one: as evaluation fixed it, the members' mean."""
+        self.threshold = float(np.mean([member.threshold for member in self.members]))
+        """Probability from which a case of two classes counts as the second one: the members' mean."""
 
     def refusal(self, case: Case) -> tuple[str, str] | None:
         """(check, reason) of a case that the model can't read, as ingest would say it; None: it can be predicted."""
@@ -148,7 +156,9 @@ class Predictor:
         answers: list[Answer] = []
         for first in range(0, len(cases), size):
             batch = self.batch(cases[first : first + size])
-            found = np.stack([m.task.predict(m.model, self._normalised(m, batch))["probability"] for m in self.members], axis=1)
+            found = np.stack(
+                [self._scaled(m, m.task.predict(m.model, self._normalised(m, batch))["probability"]) for m in self.members], axis=1
+            )
             answers += [Answer(probability=each.mean(0), members=each) for each in found]
         return answers
 
@@ -233,6 +243,9 @@ class Predictor:
 
         return normalise(batch, member.recipe.data.normalise, member.signature.normalisation)
 
+    def _scaled(self, member: Member, probability: np.ndarray) -> np.ndarray:
+        return scaled(probability, member.temperature, multilabel=self.signature.multilabel).astype(np.float32)
+
     def _member(self, run: Path, tta: bool) -> Member:
         from hepdist.tasks import build
 
@@ -242,7 +255,25 @@ class Predictor:
             recipe = recipe.model_copy(update={"augment": augment})
         # balanced weights are those of a loss, and their counts stayed with the cohort
         plain = recipe.model_copy(update={"task": recipe.task.model_copy(update={"class_weights": "none"})})
-        return Member(str(run), model.to(self.device), recipe, signature, build(plain, signature.manifest()))
+        sums = json.loads((run / "model" / "sha256.json").read_text(encoding="utf-8"))
+        threshold, temperature = _decisions(run)
+        if recipe.task.kind in ("classification", "survival"):  # the threshold was chosen before scaling
+            threshold = float(scaled(np.array([[1 - threshold, threshold]]), temperature, multilabel=signature.multilabel)[0, 1])
+        return Member(
+            str(run), model.to(self.device), recipe, signature, build(plain, signature.manifest()), sums["model.safetensors"], threshold,
+            temperature,
+        )  # fmt: skip
+
+
+def scaled(probability: np.ndarray, temperature: float, *, multilabel: bool) -> np.ndarray:
+    """Probabilities [n, K] with their log-odds divided by the temperature; order and decisions stay. Guo et al., 2017."""
+    if temperature == 1:
+        return probability
+    p = probability.astype(np.float64).clip(TINY, 1 - TINY)
+    if multilabel:
+        return 1 / (1 + ((1 - p) / p) ** (1 / temperature))
+    powers = np.exp(np.log(p) / temperature)
+    return powers / powers.sum(axis=1, keepdims=True)
 
 
 def _together(first: Member, other: Member) -> None:
@@ -288,11 +319,14 @@ def _layout(member: Member) -> Layout | None:
     return layout if layout.spacing is not None or not median else replace(layout, spacing=tuple(median))
 
 
-def _threshold(run: Path) -> float:
+def _decisions(run: Path) -> tuple[float, float]:
+    """Threshold and temperature, as the run's evaluation fixed them."""
     path = run / "result.json"
     if not path.is_file():  # trained with evaluation.splits=[], or only its model folder was handed on
-        return 0.5
-    return float(json.loads(path.read_text(encoding="utf-8"))["threshold"]["value"])
+        return 0.5, 1.0
+    result = json.loads(path.read_text(encoding="utf-8"))
+    calibration = result.get("calibration") or {}
+    return float(result.get("threshold", {}).get("value", 0.5)), float(calibration.get("temperature") or 1.0)
 
 
 def _stored(image: Tensor, member: Member, dtype: np.dtype) -> Tensor:

@@ -70,7 +70,7 @@ def read_nifti(data: bytes, header: bytes | None = None) -> Volume:
     if dtype.kind not in "iuf":
         kind = "colour" if dtype.fields else str(dtype)
         raise UnreadableVolume("unsupported", f"holds voxels of type {kind}; only whole and real numbers are intensities")
-    affine = _affine(facts, shape)
+    affine = voxel_affine(facts, shape)
     size = math.prod(shape) * dtype.itemsize
     if size > LARGEST:
         raise UnreadableVolume("unsupported", f"its header promises {size} bytes of voxels; {LARGEST >> 30} GiB are the most")
@@ -108,7 +108,7 @@ def _header(data: bytes, paired: bool) -> nib.Nifti1Header:
         raise UnreadableVolume("not-an-image", "is not a NIfTI file") from None
 
 
-def _affine(facts: nib.Nifti1Header, shape: tuple[int, ...]) -> np.ndarray:
+def voxel_affine(facts: nib.Nifti1Header, shape: tuple[int, ...]) -> np.ndarray:
     """float64[4, 4], voxel index to RAS millimetres: the sform, else the qform, else the voxel size alone, as the standard says.
 
     Where sform and qform disagree, the one in the scanner's coordinates is taken if the other is not.

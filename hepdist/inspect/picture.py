@@ -27,12 +27,12 @@ def draw(image: np.ndarray, mask: np.ndarray | None = None, spacing: np.ndarray 
         depth = image.shape[1]
         chosen = depth // 2 if mask is None or not mask.any() else int((mask[0] > 0).sum(axis=(1, 2)).argmax())
         image, mask, caption = image[:, chosen], None if mask is None else mask[:, chosen], f"slice {chosen + 1} of {depth}"
-    grey = _window(image.astype(np.float32), unit, image.dtype == np.uint8)
+    grey = windowed(image.astype(np.float32), unit, image.dtype == np.uint8)
     channels = grey if len(grey) == 3 else np.repeat(grey[:1], 3, axis=0)
     picture = Image.fromarray(np.ascontiguousarray(channels.transpose(1, 2, 0)))
     size = _size(image.shape[1:], spacing)
     picture = picture.resize(size, Image.Resampling.BICUBIC)
-    return (picture if mask is None else _outlined(picture, mask[0])), caption
+    return (picture if mask is None else outlined(picture, mask[0])), caption
 
 
 def data_uri(picture: Image.Image) -> str:
@@ -42,7 +42,13 @@ def data_uri(picture: Image.Image) -> str:
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def _window(image: np.ndarray, unit: str, displayed: bool) -> np.ndarray:
+def colour_of(k: int) -> tuple[int, int, int]:
+    """Red, green and blue of mask class k, from 1."""
+    colour = COLOURS[(k - 1) % len(COLOURS)]
+    return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)
+
+
+def windowed(image: np.ndarray, unit: str, displayed: bool) -> np.ndarray:
     """uint8 of the same shape: values already made for display as they are, CT in its window, others between percentiles."""
     if displayed:
         return image.astype(np.uint8)
@@ -57,12 +63,11 @@ def _size(shape: tuple[int, ...], spacing: np.ndarray | None) -> tuple[int, int]
     return int(width), int(height)
 
 
-def _outlined(picture: Image.Image, mask: np.ndarray) -> Image.Image:
+def outlined(picture: Image.Image, mask: np.ndarray) -> Image.Image:
     """The picture with each class's border drawn in its colour, inside the class."""
     classes = np.asarray(Image.fromarray(mask).resize(picture.size, Image.Resampling.NEAREST))
     pixels = np.array(picture)
     for k in np.unique(classes[classes > 0]):
         inside = classes == k
-        colour = COLOURS[(int(k) - 1) % len(COLOURS)]
-        pixels[inside & ~binary_erosion(inside, iterations=1)] = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+        pixels[inside & ~binary_erosion(inside, iterations=1)] = colour_of(int(k))
     return Image.fromarray(pixels)

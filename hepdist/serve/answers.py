@@ -9,6 +9,7 @@ import numpy as np
 from pydantic import BaseModel, Field
 
 from hepdist.inference.identity import Identity
+from hepdist.inference.outputs import calls, field_of_view
 from hepdist.inference.predictor import Answer, Predictor
 from hepdist.serve.study import Read, Study, told_number
 
@@ -46,7 +47,7 @@ class Spread(BaseModel):
 class Result(BaseModel):
     input: Input
     probabilities: dict[str, float] | None = None
-    threshold: Annotated[float | None, Field(description="Probability from which a class counts as present; null where the largest wins.")] = None
+    threshold: Annotated[float | None, Field(description="Probability from which the second of two classes counts; null with more classes, where the largest wins, or one half of each finding.")] = None
     decision: Annotated[str | list[str] | None, Field(description="The class, or those present where several can be.")] = None
     spread: Spread | None = None
     volumes_ml: Annotated[dict[str, float | None] | None, Field(description="Of each segmented class; null where the source has no spacing.")] = None
@@ -75,7 +76,7 @@ Refusal.model_rebuild()
 
 
 def reply(study: Study, answers: list[Answer], pictures: list[str | None], predictor: Predictor, identity: Identity) -> Reply:
-    results = [result(study, read, answer, predictor) for read, answer in zip(study.found, answers, strict=True)]
+    results = [result(study, read, answer, predictor, identity) for read, answer in zip(study.found, answers, strict=True)]
     for one, picture in zip(results, pictures, strict=True):
         one.overlay = picture
     return Reply(
@@ -91,16 +92,11 @@ def model_identity(identity: Identity) -> ModelIdentity:
     )  # fmt: skip
 
 
-def result(study: Study, read: Read, answer: Answer, predictor: Predictor) -> Result:
-    classes, case = predictor.classes, read.case
-    sample = case.sample
-    numbers = [number for name in sample.files if (number := told_number(name)) is not None]
-    shape = list(answer.mask.shape) if answer.mask is not None else list(case.shape)
-    spacing = sample.spacing
-    if case.turned is not None and spacing is not None:  # as it lies in its files, as the shape
-        spacing = tuple(spacing[case.turned.axes.index(axis)] for axis in range(3))
-        shape = [case.shape[case.turned.axes.index(axis)] for axis in range(3)]
-    told = Input(form=study.form, files=numbers, shape=shape, spacing_mm=None if spacing is None else [float(s) for s in spacing])
+def result(study: Study, read: Read, answer: Answer, predictor: Predictor, identity: Identity) -> Result:
+    classes, original = predictor.classes, read.original
+    numbers = [number for name in original.sample.files if (number := told_number(name)) is not None]
+    spacing = None if original.spacing is None else [float(side) for side in original.spacing]
+    told = Input(form=study.form, files=numbers, shape=list(original.shape), spacing_mm=spacing)
     if answer.mask is not None and answer.volumes_ml is not None:
         voxels = np.bincount(answer.mask.reshape(-1), minlength=len(classes))
         ml = {name: None if math.isnan(v) else float(v) for name, v in zip(classes[1:], answer.volumes_ml, strict=True)}
@@ -109,24 +105,21 @@ def result(study: Study, read: Read, answer: Answer, predictor: Predictor) -> Re
     several = len(answer.members) > 1
     return Result(
         input=told, probabilities=_by_class(classes, answer.probability), threshold=threshold_of(predictor),
-        decision=decision(predictor, answer.probability),
+        decision=decision(predictor, identity, answer.probability),
         spread=Spread(std=_by_class(classes, answer.members.std(0)), members=[_by_class(classes, m) for m in answer.members])
         if several else None,
     )  # fmt: skip
 
 
 def threshold_of(predictor: Predictor) -> float | None:
-    """Where one decides: with two classes, or where each class is its own question."""
-    return predictor.threshold if len(predictor.classes) == 2 or predictor.signature.multilabel else None
+    """Where one decides between two classes."""
+    return predictor.threshold if len(predictor.classes) == 2 and predictor.kind != "segmentation" else None
 
 
-def decision(predictor: Predictor, probability: np.ndarray) -> str | list[str]:
-    classes, threshold = predictor.classes, predictor.threshold
-    if predictor.signature.multilabel:
-        return [name for name, value in zip(classes, probability, strict=True) if value >= threshold]
-    if len(classes) == 2:
-        return classes[int(probability[1] >= threshold)]
-    return classes[int(probability.argmax())]
+def decision(predictor: Predictor, identity: Identity, probability: np.ndarray) -> str | list[str]:
+    present = calls(probability, identity, multilabel=predictor.signature.multilabel)
+    names = [name for name, there in zip(predictor.classes, present, strict=True) if there]
+    return names if predictor.signature.multilabel else names[0]
 
 
 def _by_class(classes: tuple[str, ...], values: np.ndarray) -> dict[str, float]:
@@ -147,6 +140,7 @@ def _notes(study: Study, answers: list[Answer], predictor: Predictor, identity: 
         notes.append("No visits were given; the model was shown none.")
     if any(answer.volumes_ml is not None and np.isnan(answer.volumes_ml).any() for answer in answers):
         notes.append("A source without spacing has no volumes in ml.")
+    notes += dict.fromkeys(f"An image {note}." for read in study.found if (note := field_of_view(read.original, predictor)))
     if study.skipped:
         notes.append(f"{study.skipped} members of archives are no images and were skipped.")
     return notes

@@ -24,6 +24,7 @@ from starlette.types import ASGIApp
 import hepdist
 from hepdist.inference.identity import Identity
 from hepdist.inference.predictor import Answer, Predictor
+from hepdist.ingest.pseudonym import Pseudonyms
 from hepdist.serve.answers import Refusal, Reply, reply
 from hepdist.serve.batches import Batches
 from hepdist.serve.facts import ModelFacts, model_facts
@@ -57,6 +58,7 @@ class Service:
 
     def __post_init__(self) -> None:
         self.identity = Identity.of(self.predictor)
+        self.names = Pseudonyms(self.token.encode())
         self.metrics = Metrics(lambda: self.batches.waiting)
         most = 1 if self.predictor.kind == "segmentation" else self.batch
         self.batches = Batches(self.predictor, most, self.metrics.batch)
@@ -138,17 +140,17 @@ async def _answer(service: Service, files: list[UploadFile], record: Record | No
 def _written(service: Service, study: Study, answers: list[Answer], asked: Asked) -> Response:
     pictures: list[str | None] = [None] * len(answers)
     if asked.overlay:
-        from hepdist.serve.overlay import overlay
+        from hepdist.serve.overlay import overlay_uri
 
-        pictures = [overlay(read.case, answer) for read, answer in zip(study.found, answers, strict=True)]
+        pictures = [overlay_uri(read.original, answer) for read, answer in zip(study.found, answers, strict=True)]
     told = reply(study, answers, pictures, service.predictor, service.identity)
     if asked.dicom is None:
         return Response(told.model_dump_json(), media_type=JSON)
     from hepdist.serve.dicom import objects  # highdicom takes a second to import
 
     made = [
-        objects(study, read, answer, number, service.predictor, service.identity)
-        for number, (read, answer) in enumerate(zip(study.found, answers, strict=True), 1)
+        objects(study, read, answer, service.predictor, service.identity, service.names)
+        for read, answer in zip(study.found, answers, strict=True)
     ]
     if asked.dicom == "all":
         return Response(_zipped(told, made), media_type="application/zip")

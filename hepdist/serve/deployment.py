@@ -80,9 +80,9 @@ def load(settings: Settings) -> Predictor:
 
 def check(settings: Settings) -> None:
     """Load what is to be served once, here, before anything starts. Raises RunError and RecipeError."""
-    from hepdist.inference.reading import _spec as reading_options
+    from hepdist.inference.reading import reading_spec
 
-    reading_options(load(settings).signature, settings.options)
+    reading_spec(load(settings).signature, settings.options)
 
 
 def application(settings: Settings, gpu: bool) -> Application:

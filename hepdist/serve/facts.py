@@ -10,6 +10,7 @@ from hepdist.inference.identity import Identity
 from hepdist.inference.predictor import Predictor
 from hepdist.serve.answers import NOTICE, ModelIdentity, model_identity, threshold_of
 from hepdist.serve.limits import Limits
+from hepdist.serve.overlay import colours
 from hepdist.shards.manifest import EMRColumn
 
 
@@ -40,6 +41,7 @@ class ModelFacts(BaseModel):
     visits: Annotated[list[ColumnFacts], Field(description="Columns of each visit.")]
     most_visits: Annotated[int, Field(description="The last so many visits are used.")]
     threshold: float | None
+    colours: Annotated[dict[str, str], Field(description="Of the outlines of segmented classes.")]
     limits: dict[str, int]
     notice: str = NOTICE
 
@@ -56,7 +58,7 @@ def model_facts(predictor: Predictor, identity: Identity, limits: Limits) -> Mod
         )  # fmt: skip
     return ModelFacts(
         identity=model_identity(identity), image=image, emr=_columns(signature.emr), visits=_columns(signature.sequence),
-        most_visits=signature.fields["sequence"].shape[0] if signature.sequence else 0, threshold=threshold_of(predictor),
+        most_visits=signature.fields["sequence"].shape[0] if signature.sequence else 0, threshold=threshold_of(predictor), colours=colours(predictor.classes) if predictor.kind == "segmentation" else {},
         limits={"upload_bytes": limits.upload, "files": limits.files, "unpacked_bytes": limits.unpacked, "voxels": limits.voxels},
     )  # fmt: skip
 

@@ -27,6 +27,9 @@ class Read:
     """One case, and where in the request it came from."""
 
     case: Case
+    """As the model is shown it."""
+    original: Case
+    """As it lies in its files."""
     item: Any = None
     """The reading's own, for objects that refer to its DICOM files."""
     frame: int = 0
@@ -54,7 +57,7 @@ def read_record(record: Record, predictor: Predictor) -> Study:
         raise Problem(422, "the EMR holds no value to predict from", "give values or visits; GET /v1/model names the columns")
     case = Case(Sample(key="emr", patient="emr"), emr, visits)
     _refuse(predictor, case)
-    return Study("EMR", [Read(case)])
+    return Study("EMR", [Read(case, case)])
 
 
 def read_study(
@@ -75,12 +78,13 @@ def read_study(
             if isinstance(found, Finding):
                 findings.append(found)
                 continue
-            case = predictor.upright(replace(found, emr=emr, visits=visits))
+            original = replace(found, emr=emr, visits=visits)
+            case = predictor.upright(original)
             refusal = predictor.refusal(case)
             if refusal is None:
                 if len(study.found) == limits.results:
                     raise Problem(413, f"the study holds more than {limits.results} images or volumes to predict", "send fewer at once")
-                study.found.append(Read(case, item, frame))
+                study.found.append(Read(case, original, item, frame))
             else:
                 findings += [Finding(name, "quarantined", *refusal) for name in case.sample.files]
             frame += 1

@@ -1,0 +1,120 @@
+"""A case as a picture for people: a photograph, or three planes through what was found, with the outlines of the mask drawn in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from hepdist.inspect.picture import CT_WINDOW, outlined
+
+HEIGHT = 360
+"""Pixels of the longer side of each panel."""
+GAP = 6
+SAMPLED = 1 << 22
+"""Voxels that the window of grey values is taken from."""
+TOWARD = (("R", "L"), ("A", "P"), ("F", "H"))
+"""Letters of the directions of LPS axes, negative and positive."""
+
+
+def overlay(
+    image: np.ndarray,
+    mask: np.ndarray | None,
+    spacing: Sequence[float] | None,
+    affine: np.ndarray | None,
+    unit: str,
+    beside: np.ndarray | None = None,
+) -> Image.Image:
+    """image: [C, H, W] or [C, D, H, W], on the grid of the files; mask: uint8 of its spatial shape; beside: such as the restored image, drawn to
+    the right of or under it in the same grey values. Volumes show a plane across each axis, with the patient's directions.
+    """
+    window = _window(image, unit)
+    rows = [_row(image, mask, spacing, affine, window)]
+    if beside is not None:
+        rows.append(_row(beside, None, spacing, affine, window))
+    return _joined(rows, down=image.ndim == 4)
+
+
+def _row(
+    image: np.ndarray, mask: np.ndarray | None, spacing: Sequence[float] | None, affine: np.ndarray | None, window: tuple[float, float]
+) -> Image.Image:
+    if image.ndim == 3:
+        return _panel(image, mask, spacing, ("",) * 4, window)
+    sides = spacing or (1.0, 1.0, 1.0)
+    panels = []
+    for axis, at in enumerate(_middle(mask, image.shape[1:])):
+        plane, drawn = image.take(at, axis + 1), None if mask is None else mask.take(at, axis)
+        down, right = [a for a in range(3) if a != axis]
+        letters = (*_letters(affine, down), *_letters(affine, right))
+        panels.append(_panel(plane, drawn, (sides[down], sides[right]), letters, window))
+    return _joined(panels, down=False)
+
+
+def _middle(mask: np.ndarray | None, shape: Sequence[int]) -> list[int]:
+    """Index of the plane across each axis that holds most of what was found; the middle ones where nothing was."""
+    if mask is None or not mask.any():
+        return [n // 2 for n in shape]
+    there = mask > 0
+    return [int(np.count_nonzero(there, axis=tuple(a for a in range(3) if a != axis)).argmax()) for axis in range(3)]
+
+
+def _letters(affine: np.ndarray | None, axis: int) -> tuple[str, str]:
+    """Where an axis comes from and where it goes."""
+    if affine is None:
+        return "", ""
+    direction = np.asarray(affine)[:3, axis]
+    world = int(np.abs(direction).argmax())
+    low, high = TOWARD[world]
+    return (low, high) if direction[world] > 0 else (high, low)
+
+
+def _panel(
+    plane: np.ndarray, mask: np.ndarray | None, spacing: Sequence[float] | None, letters: Sequence[str], window: tuple[float, float]
+) -> Image.Image:
+    """letters: at the top, bottom, left and right edge."""
+    low, high = window
+    channels = plane if len(plane) == 3 else plane[:1]
+    grey = ((channels.astype(np.float32) - low) / max(high - low, 1e-6) * 255).clip(0, 255).astype(np.uint8)
+    picture = Image.fromarray(np.ascontiguousarray((grey if len(grey) == 3 else grey.repeat(3, 0)).transpose(1, 2, 0)))
+    extent = np.array(plane.shape[1:], float) * (np.array(spacing, float) if spacing is not None else 1.0)
+    height, width = np.maximum(np.round(extent / extent.max() * HEIGHT), 1).astype(int).tolist()
+    picture = picture.resize((width, height), Image.Resampling.BICUBIC)
+    if mask is not None:
+        picture = outlined(picture, np.ascontiguousarray(mask))
+    draw = ImageDraw.Draw(picture)
+    top, bottom, left, right = letters
+    places = {
+        "mt": (width // 2, 3, top),
+        "mb": (width // 2, height - 3, bottom),
+        "lm": (4, height // 2, left),
+        "rm": (width - 4, height // 2, right),
+    }
+    for anchor, (x, y, letter) in places.items():
+        if letter:
+            draw.text((x, y), letter, fill="#ffe08a", anchor=anchor, stroke_width=1, stroke_fill="#000", font_size=14)
+    return picture
+
+
+def _joined(pictures: Sequence[Image.Image], down: bool) -> Image.Image:
+    if len(pictures) == 1:
+        return pictures[0]
+    widths, heights = [p.width for p in pictures], [p.height for p in pictures]
+    gaps = GAP * (len(pictures) - 1)
+    out = Image.new("RGB", (max(widths), sum(heights) + gaps) if down else (sum(widths) + gaps, max(heights)))
+    at = 0
+    for picture in pictures:
+        out.paste(picture, (0, at) if down else (at, 0))
+        at += (picture.height if down else picture.width) + GAP
+    return out
+
+
+def _window(image: np.ndarray, unit: str) -> tuple[float, float]:
+    """Values shown as black and white, the same in all panels: 0 to the top of display values, CT's soft tissue, else between percentiles."""
+    if image.dtype == np.uint8:
+        return 0.0, 255.0
+    if unit == "HU":
+        return CT_WINDOW
+    flat = image.reshape(-1)
+    low, high = np.percentile(flat[:: max(1, flat.size // SAMPLED)], (0.5, 99.5))
+    return float(low), float(high)
