@@ -16,6 +16,7 @@ from hepdist.shards.manifest import EMRColumn
 from hepdist.training.saved_model import Signature
 
 FIX = "see GET /v1/model for the columns, their units, ranges and categories"
+LARGEST = float(np.finfo(np.float32).max)
 MOST_COLUMNS = 1000
 MOST_VISITS = 10_000
 
@@ -107,7 +108,7 @@ def _number(value: float | int | str | Measured, column: EMRColumn, where: str) 
     if isinstance(value, str):
         raise Problem(422, f"{name} takes a number", FIX)
     number = float(value) * scale
-    if not np.isfinite(number) or abs(number) > np.finfo(np.float32).max:
+    if not np.isfinite(number) or abs(number) > LARGEST:
         raise Problem(422, f"{name} takes a finite number", FIX)
     if (column.low is not None and number < column.low) or (column.high is not None and number > column.high):
         low, high = ("any" if limit is None else f"{limit:g}" for limit in (column.low, column.high))
