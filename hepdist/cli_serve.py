@@ -23,9 +23,12 @@ def serve(
     replicas: Annotated[int, typer.Option(help="Processes that predict.", min=1)] = 1,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda; auto: a GPU a replica where there is one.")] = "auto",
     batch: Annotated[int, typer.Option(help="Cases that share a forward pass at most.", min=1)] = 16,
-    threads: Annotated[int | None, typer.Option(help="CPU threads of each replica's model.", min=1, show_default="all CPUs, shared")] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="CPU threads of each replica's model.", min=1, show_default="all CPUs, shared")
+    ] = None,
     token_file: Annotated[
-        str | None, typer.Option(help="File that holds the token.", show_default="~/.config/hepdist/serve_token, made where it is not there")
+        str | None,
+        typer.Option(help="File that holds the token.", show_default="~/.config/hepdist/serve_token, made where it is not there"),
     ] = None,
     max_upload: Annotated[int, typer.Option(help="MiB of one request.", min=1)] = 512,
     max_voxels: Annotated[int, typer.Option(help="Millions of voxels of one request.", min=1)] = 200,

@@ -8,12 +8,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import dicom_files
 import numpy as np
 import torch
 from pydicom.dataset import FileDataset
 from torch import nn
 
-import dicom_files
 from cohorts import EMR
 from hepdist.ingest.fit import Layout
 from hepdist.recipe import Recipe
@@ -38,7 +38,9 @@ def classifier(folder: Path, seed: int = 1, side: int = 32, **model: Any) -> Pat
 
 def emr_classifier(folder: Path, seed: int = 2) -> Path:
     """Of static values alone: 'normal' or 'hepatitis'."""
-    signature = Signature(_values("emr", len(EMR)), ("normal", "hepatitis"), False, EMR, (), {"emr": _numbers(len(EMR))}, _origin("table", None))
+    signature = Signature(
+        _values("emr", len(EMR)), ("normal", "hepatitis"), False, EMR, (), {"emr": _numbers(len(EMR))}, _origin("table", None)
+    )
     return _saved(folder, seed, signature, {"kind": "classification"}, {"family": "mlp", "width": 16}, emr=True)
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 from hypothesis import HealthCheck, given, settings
+from served import OPENS, TOKEN, emr_classifier
 
 from hepdist.inference.predictor import Predictor
 from hepdist.serve.app import Service, build_app
-from served import OPENS, TOKEN, emr_classifier
 
 schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is not installed (pip install 'hepdist[dev]')")
 positive_data_acceptance = pytest.importorskip("schemathesis.specs.openapi.checks").positive_data_acceptance
@@ -26,7 +26,9 @@ def test_answers_keep_to_the_description(api, path, method, kind):
     cases = operation.as_strategy(generation_mode=schemathesis.GenerationMode(kind))
 
     @given(case=cases)
-    @settings(max_examples=25 if method == "POST" else 5, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+    @settings(
+        max_examples=25 if method == "POST" else 5, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+    )
     def keeps(case):
         # bytes of any kind are a valid upload to a schema, and no image
         case.call_and_validate(headers=OPENS, excluded_checks=[positive_data_acceptance])

@@ -7,15 +7,16 @@ import json
 import zipfile
 from pathlib import Path
 
+import dicom_files
 import highdicom
 import nibabel
 import numpy as np
 import pydicom
 import pytest
 from PIL import Image
+from served import OPENS, TOKEN, as_bytes, classifier, emr_classifier, form, radiograph, segmenter, series, visits_classifier, zipped
 from starlette.testclient import TestClient
 
-import dicom_files
 from hepdist.inference.case import Case
 from hepdist.inference.predictor import Answer, Predictor
 from hepdist.inference.reading import Reading
@@ -23,7 +24,6 @@ from hepdist.ingest.emr_sequence import Visits, pack
 from hepdist.ingest.pseudonym import Pseudonyms
 from hepdist.ingest.sample import Sample
 from hepdist.serve.app import Service, build_app
-from served import OPENS, TOKEN, as_bytes, classifier, emr_classifier, form, radiograph, segmenter, series, visits_classifier, zipped
 
 NAMES = Pseudonyms(b"a salt of sixteen bytes")
 
@@ -107,7 +107,9 @@ def test_a_seg_reads_back_as_the_predicted_mask_and_the_report_has_its_volumes(c
     assert seg.headers["content-type"] == "application/dicom", seg.text
     read = highdicom.seg.segread(io.BytesIO(seg.content))
     planes = sorted(datasets, key=lambda d: float(d.ImagePositionPatient[2]))
-    mask = read.get_pixels_by_source_instance([d.SOPInstanceUID for d in planes], combine_segments=True, relabel=True, ignore_spatial_locations=True)
+    mask = read.get_pixels_by_source_instance(
+        [d.SOPInstanceUID for d in planes], combine_segments=True, relabel=True, ignore_spatial_locations=True
+    )
     if float(straight_affine(ct, tmp_path)[2, 0]) < 0:
         mask = mask[::-1]
     assert np.array_equal(mask, answer.mask)
@@ -189,7 +191,10 @@ def test_requests_at_once_share_forward_passes_and_their_answers_stay_theirs(rad
 
     async def ask_all() -> None:
         transport = httpx2.ASGITransport(build_app(service))
-        async with httpx2.AsyncClient(transport=transport, base_url="http://test", headers=OPENS) as http, anyio.create_task_group() as group:
+        async with (
+            httpx2.AsyncClient(transport=transport, base_url="http://test", headers=OPENS) as http,
+            anyio.create_task_group() as group,
+        ):
             for n in range(16):
                 group.start_soon(ask, http, n)
 

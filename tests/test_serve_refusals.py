@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from pydicom.uid import JPEG2000Lossless
+from served import OPENS, TOKEN, as_bytes, classifier, emr_classifier, form, radiograph, segmenter, series, zipped
 from starlette.testclient import TestClient
 
 from hepdist.errors import RunError
@@ -24,7 +25,6 @@ from hepdist.serve.app import Service, build_app
 from hepdist.serve.limits import Limits
 from hepdist.serve.page import PAGE
 from hepdist.serve.token import read_token
-from served import OPENS, TOKEN, as_bytes, classifier, emr_classifier, form, radiograph, segmenter, series, zipped
 
 SMALL = Limits(upload=3_000_000, files=20, unpacked=2_000_000, voxels=400_000, results=3, field=20_000)
 
@@ -178,7 +178,9 @@ def test_two_hundred_malformed_uploads_each_get_a_4xx(served):
         assert 400 <= answer.status_code < 500, (n, answer.status_code, answer.text)
 
 
-@pytest.mark.parametrize("path", ["/v1/model", "/v1/predict", "/metrics", "/openapi.json", "/docs", "/v1/predict/", "//v1/model", "/HEALTH"])
+@pytest.mark.parametrize(
+    "path", ["/v1/model", "/v1/predict", "/metrics", "/openapi.json", "/docs", "/v1/predict/", "//v1/model", "/HEALTH"]
+)
 @pytest.mark.parametrize(
     "header", [None, "Bearer", "Bearer ", f"Basic {TOKEN}", TOKEN, f"Bearer {TOKEN}x", f"Bearer {TOKEN[:-1]}", "Bearer é"]
 )
@@ -199,7 +201,9 @@ def test_health_and_the_empty_page_need_no_token_and_tell_nothing_of_the_model(r
     assert "hepatitis" not in PAGE
 
 
-@pytest.mark.parametrize(("method", "path", "status"), [("GET", "/nothing", 404), ("GET", "/v1/predict", 405), ("DELETE", "/v1/model", 405)])
+@pytest.mark.parametrize(
+    ("method", "path", "status"), [("GET", "/nothing", 404), ("GET", "/v1/predict", 405), ("DELETE", "/v1/model", 405)]
+)
 def test_unknown_paths_and_methods_are_told_in_the_same_form(served, method, path, status):
     answer = served.request(method, path)
     assert answer.status_code == status

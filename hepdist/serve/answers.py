@@ -47,10 +47,17 @@ class Spread(BaseModel):
 class Result(BaseModel):
     input: Input
     probabilities: dict[str, float] | None = None
-    threshold: Annotated[float | None, Field(description="Probability from which the second of two classes counts; null with more classes, where the largest wins, or one half of each finding.")] = None
+    threshold: Annotated[
+        float | None,
+        Field(
+            description="Probability from which the second of two classes counts; null with more classes, where the largest wins, or one half of each finding."
+        ),
+    ] = None
     decision: Annotated[str | list[str] | None, Field(description="The class, or those present where several can be.")] = None
     spread: Spread | None = None
-    volumes_ml: Annotated[dict[str, float | None] | None, Field(description="Of each segmented class; null where the source has no spacing.")] = None
+    volumes_ml: Annotated[
+        dict[str, float | None] | None, Field(description="Of each segmented class; null where the source has no spacing.")
+    ] = None
     pixels: Annotated[dict[str, int] | None, Field(description="Voxels of each segmented class, on the grid of the files.")] = None
     overlay: Annotated[str | None, Field(description="A picture as a data URI, where overlay=true asked for it.")] = None
 

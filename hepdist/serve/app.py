@@ -92,7 +92,9 @@ def build_app(service: Service) -> ASGIApp:
         if kind == JSON:
             return await _answer(service, [], parse_record(await request.body()), asked)
         if kind != MULTIPART:
-            raise Problem(415, "the request's content type is none that is read here", f"send {MULTIPART} with files, or {JSON} with EMR values")
+            raise Problem(
+                415, "the request's content type is none that is read here", f"send {MULTIPART} with files, or {JSON} with EMR values"
+            )
         async with request.form(max_files=service.limits.files, max_fields=4, max_part_size=service.limits.field) as form:
             files, record = _parts(form)
             return await _answer(service, files, record, asked)
@@ -105,7 +107,9 @@ def build_app(service: Service) -> ASGIApp:
     async def health() -> dict[str, str]:
         return {"status": "ok"}
 
-    @app.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}, **_errors(401)}, summary="For Prometheus")
+    @app.get(
+        "/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}, **_errors(401)}, summary="For Prometheus"
+    )
     async def metrics() -> Response:
         return Response(service.metrics.text(), media_type=CONTENT_TYPE)
 
@@ -156,7 +160,9 @@ def _written(service: Service, study: Study, answers: list[Answer], asked: Asked
         return Response(_zipped(told, made), media_type="application/zip")
     wanted = [each[asked.dicom] for each in made if asked.dicom in each]
     if len(made) > 1:
-        raise Problem(422, f"the study gives {len(made)} results, and one DICOM object holds one", "ask for dicom=all, which gives a zip of all")
+        raise Problem(
+            422, f"the study gives {len(made)} results, and one DICOM object holds one", "ask for dicom=all, which gives a zip of all"
+        )
     if not wanted:
         raise Problem(422, "nothing was segmented, so that there is no DICOM SEG", "ask for JSON, or for dicom=sr")
     return Response(wanted[0], media_type="application/dicom")
@@ -181,7 +187,11 @@ def _parts(form: FormData) -> tuple[list[UploadFile], Record | None]:
         elif name == "emr" and isinstance(value, str) and record is None:
             record = parse_record(value)
         else:
-            raise Problem(422, "the form has a field that is not read here", "send each file in a field 'files', and EMR values once, as text, in 'emr'")
+            raise Problem(
+                422,
+                "the form has a field that is not read here",
+                "send each file in a field 'files', and EMR values once, as text, in 'emr'",
+            )
     return files, record
 
 
@@ -216,7 +226,9 @@ async def _http_problem(request: Request, error: Exception) -> Response:
 
 async def _invalid(request: Request, error: Exception) -> Response:
     """A query parameter; its value is not repeated."""
-    return await _problem(request, Problem(422, "a query parameter is not known or has a wrong value", "take dicom=seg, sr or all, and overlay=true"))
+    return await _problem(
+        request, Problem(422, "a query parameter is not known or has a wrong value", "take dicom=seg, sr or all, and overlay=true")
+    )
 
 
 async def _failed(request: Request, error: Exception) -> Response:

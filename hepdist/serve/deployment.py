@@ -132,7 +132,9 @@ def serving(settings: Settings) -> Iterator[None]:
             from ray.serve.exceptions import RayServeException
 
             if not own and _serves():
-                raise RunError("Ray Serve runs on this cluster already; use a cluster of its own, or unset RAY_ADDRESS to serve on this machine")
+                raise RunError(
+                    "Ray Serve runs on this cluster already; use a cluster of its own, or unset RAY_ADDRESS to serve on this machine"
+                )
             gpu = settings.device != "cpu" and cluster.gpus >= settings.replicas
             if settings.device == "cuda" and not gpu:
                 raise RunError(f"{settings.replicas} replicas need a GPU each, and the cluster has {cluster.gpus:g}; use --device cpu")

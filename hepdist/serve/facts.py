@@ -18,7 +18,9 @@ class ImageFacts(BaseModel):
     axes: Annotated[int, Field(description="2: pictures and radiographs; 3: volumes.")]
     channels: int
     unit: str
-    shape: Annotated[list[int], Field(description="That the model sees; other sizes are resampled, scaled or cut into windows as training was.")]
+    shape: Annotated[
+        list[int], Field(description="That the model sees; other sizes are resampled, scaled or cut into windows as training was.")
+    ]
     spacing_mm: Annotated[list[float] | None, Field(description="That volumes are resampled to.")]
     modality: Annotated[str | None, Field(description="Of DICOM, where the model's cohort was made of one.")]
     needed: Annotated[bool, Field(description="False: the model also predicts without an image.")]
@@ -67,6 +69,6 @@ def _columns(columns: tuple[EMRColumn, ...]) -> list[ColumnFacts]:
     return [
         ColumnFacts(
             name=c.name, kind=c.kind, unit=c.unit, categories=list(c.categories), low=c.low, high=c.high, missing_share=c.missing_share
-        )  # fmt: skip
+        )
         for c in columns
     ]

@@ -76,7 +76,9 @@ class Gate:
     def _admit(self, scope: Scope, path: str) -> None:
         headers = dict(scope["headers"])
         if path not in OPEN and not opens(self._token, headers.get(b"authorization")):
-            raise Problem(401, "the request has no valid token", "send the header 'Authorization: Bearer TOKEN', as the server's start shows")
+            raise Problem(
+                401, "the request has no valid token", "send the header 'Authorization: Bearer TOKEN', as the server's start shows"
+            )
         length = headers.get(b"content-length", b"0")
         if length.isdigit() and int(length) > self._limits.upload:
             raise self._too_large()

@@ -24,7 +24,9 @@ def read_token(path: str | Path | None = None) -> str:
         raise RunError(f"token file '{where}' can be read by other users of this machine; run: chmod 600 {where}")
     token = where.read_text(encoding="utf-8").strip()
     if len(token) < SHORTEST or not token.isascii() or not token.isprintable() or " " in token:
-        raise RunError(f"token file '{where}' holds no token of at least {SHORTEST} letters and digits; use: openssl rand -hex 32 > {where}")
+        raise RunError(
+            f"token file '{where}' holds no token of at least {SHORTEST} letters and digits; use: openssl rand -hex 32 > {where}"
+        )
     return token
 
 
