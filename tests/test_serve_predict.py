@@ -209,3 +209,8 @@ def test_an_overlay_is_a_picture_and_nothing_is_left_behind(ct, tmp_path):
     answer = client(ct, scratch=str(tmp_path)).post("/v1/predict?overlay=true", **form(*map(as_bytes, series(1))))
     assert answer.json()["results"][0]["overlay"].startswith("data:image/png;base64,")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_every_kind_of_model_can_be_warmed(radiographs, ct, runs):
+    for predictor in (radiographs, ct, Predictor([emr_classifier(runs / "warm-emr")]), Predictor([visits_classifier(runs / "warm-visits")])):
+        Service(predictor, TOKEN).warm()

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
@@ -22,9 +23,11 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
 import hepdist
+from hepdist.inference.case import Case
 from hepdist.inference.identity import Identity
 from hepdist.inference.predictor import Answer, Predictor
 from hepdist.ingest.pseudonym import Pseudonyms
+from hepdist.ingest.sample import Sample
 from hepdist.serve.answers import Refusal, Reply, reply
 from hepdist.serve.batches import Batches
 from hepdist.serve.facts import ModelFacts, model_facts
@@ -63,6 +66,20 @@ class Service:
         most = 1 if self.predictor.kind == "segmentation" else self.batch
         self.batches = Batches(self.predictor, most, self.metrics.batch)
         self.threads = ThreadPoolExecutor(self.decoders, "decode")
+
+    def warm(self) -> None:
+        """Predict something blank, so that no client waits for libraries and kernels that load at their first use."""
+        import hepdist.ingest.dicom
+        import hepdist.serve.dicom
+        import hepdist.serve.overlay  # noqa: F401
+
+        layout = self.predictor.layout
+        blank = Sample(key="", patient="")
+        if layout is not None:
+            image = np.zeros((layout.channels, *layout.size), layout.dtype)
+            spacing = layout.spacing or (1.0,) * len(layout.size)
+            blank = Sample(key="", patient="", image=image, image_unit=layout.unit, spacing=spacing)
+        self.predictor([Case(blank)])
 
     def close(self) -> None:
         self.batches.close()

@@ -96,6 +96,7 @@ def application(settings: Settings, gpu: bool) -> Application:
             load(settings), settings.token, settings.limits, settings.options, settings.scratch, settings.batch,
             decoders=max(2, min(8, (os.cpu_count() or 1) // settings.replicas)),
         )  # fmt: skip
+        service.warm()
         return build_app(service)
 
     class Replica:
