@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from typing import Annotated
 
 import typer
@@ -59,6 +58,5 @@ def serve(
         out.print(f"serving {runs} on http://{host}:{port}/  (token: {token_file or USUAL}; Ctrl-C ends it)", soft_wrap=True, markup=False)
 
     with serving(settings):
-        number = until_signal(started)
+        until_signal(started)
         step("stopping ...")
-    raise typer.Exit(0 if number == signal.SIGINT else 128 + number)

@@ -15,14 +15,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import dicom_files
 import httpx2
 import pytest
 import uvicorn
+from served import TOKEN, classifier, radiograph, segmenter, series
 
-import dicom_files
 from hepdist.inference.predictor import Predictor
 from hepdist.serve.app import Service, build_app
-from served import TOKEN, classifier, radiograph, segmenter, series
 
 CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")]

@@ -212,5 +212,10 @@ def test_an_overlay_is_a_picture_and_nothing_is_left_behind(ct, tmp_path):
 
 
 def test_every_kind_of_model_can_be_warmed(radiographs, ct, runs):
-    for predictor in (radiographs, ct, Predictor([emr_classifier(runs / "warm-emr")]), Predictor([visits_classifier(runs / "warm-visits")])):
+    for predictor in (
+        radiographs,
+        ct,
+        Predictor([emr_classifier(runs / "warm-emr")]),
+        Predictor([visits_classifier(runs / "warm-visits")]),
+    ):
         Service(predictor, TOKEN).warm()

@@ -14,13 +14,13 @@ from pathlib import Path
 import httpx2
 import psutil
 import pytest
+from served import OPENS, TOKEN, as_bytes, classifier, form, radiograph
 from starlette.testclient import TestClient
 
 from hepdist.errors import RunError
 from hepdist.inference.predictor import Predictor
 from hepdist.serve.app import Service, build_app
 from hepdist.serve.deployment import Settings, load, loopback, serving
-from served import OPENS, TOKEN, as_bytes, classifier, form, radiograph
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -36,7 +36,10 @@ def test_ray_serve_answers_as_the_application_alone_and_leaves_nothing(ray_clust
     sent = form(as_bytes(radiograph(1)))
     alone = TestClient(build_app(Service(Predictor([run]), TOKEN)), headers=OPENS).post("/v1/predict", **sent).json()
     port = free_port()
-    with serving(Settings((str(run),), TOKEN, port=port, device="cpu")), httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as http:
+    with (
+        serving(Settings((str(run),), TOKEN, port=port, device="cpu")),
+        httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as http,
+    ):
         assert http.get("/v1/model").status_code == 401
         answer = http.post("/v1/predict", headers=OPENS, **sent)
         assert answer.json() == alone
@@ -75,7 +78,7 @@ def test_the_command_listens_on_loopback_alone_and_ends_with_all_its_processes(t
     finally:
         server.send_signal(number)
         said, errors = server.communicate(timeout=90)
-    assert server.returncode == (0 if number == signal.SIGINT else 143), errors
+    assert server.returncode == 0, errors
     assert f"http://127.0.0.1:{port}/" in said
     assert token not in said + errors
     _, alive = psutil.wait_procs(processes, timeout=10)
@@ -108,7 +111,9 @@ def test_a_run_without_a_model_is_refused(tmp_path):
         load(Settings((str(tmp_path / "none"),), TOKEN))
 
 
-@pytest.mark.parametrize(("host", "expected"), [("127.0.0.1", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("10.0.0.1", False)])
+@pytest.mark.parametrize(
+    ("host", "expected"), [("127.0.0.1", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("10.0.0.1", False)]
+)
 def test_hosts_that_let_other_machines_in_are_known(host, expected):
     assert loopback(host) is expected
 

@@ -96,7 +96,7 @@ class Asked(BaseModel):
 
 def build_app(service: Service) -> ASGIApp:
     app = FastAPI(
-        title="hepdist serve", version=hepdist.__version__, docs_url=None, redoc_url=None,
+        title="hepdist serve", version=hepdist.__version__, docs_url=None, redirect_slashes=False, redoc_url=None,
         description="Predictions of trained hepdist runs. Research use only: not a medical device.",
         exception_handlers={
             Problem: _problem, HTTPException: _http_problem, RequestValidationError: _invalid, Exception: _failed,

@@ -102,16 +102,15 @@ def application(settings: Settings, gpu: bool) -> Application:
     class Replica:
         pass
 
-    return serve.deployment(
-        serve.ingress(build)(Replica),  # type: ignore[type-var]
+    deploy = serve.deployment(
         name="predict",
         num_replicas=settings.replicas,
         ray_actor_options={"num_cpus": 1, "num_gpus": int(gpu)},
         # the gate turns away before this does, in JSON
         max_ongoing_requests=settings.limits.waiting * 2,
         graceful_shutdown_timeout_s=10,
-        logging_config={"enable_access_log": False, "log_level": "WARNING"},
-    ).bind()
+    )
+    return deploy(serve.ingress(build)(Replica)).bind()
 
 
 @contextmanager
@@ -130,7 +129,6 @@ def serving(settings: Settings) -> Iterator[None]:
     try:
         with connect(train=False) as cluster:
             from ray import serve
-            from ray.serve.exceptions import RayServeException
 
             if not own and _serves():
                 raise RunError(
@@ -141,15 +139,8 @@ def serving(settings: Settings) -> Iterator[None]:
                 raise RunError(f"{settings.replicas} replicas need a GPU each, and the cluster has {cluster.gpus:g}; use --device cpu")
             there = replace(settings, scratch=scratch, device="cuda" if gpu else "cpu", threads=_threads(settings, cluster.cpus))
             try:
-                serve.start(
-                    proxy_location="HeadOnly",
-                    http_options={"host": settings.host, "port": settings.port, "keep_alive_timeout_s": 60},
-                    logging_config={"enable_access_log": False, "log_level": "WARNING"},
-                )
-                serve.run(application(there, gpu), name=NAME, route_prefix="/")
+                _start(there, gpu)
                 yield
-            except RayServeException as error:
-                raise RunError(f"Ray Serve could not start the application: {str(error).splitlines()[0]}") from None
             finally:
                 serve.shutdown()
     finally:
@@ -157,12 +148,26 @@ def serving(settings: Settings) -> Iterator[None]:
             shutil.rmtree(scratch, ignore_errors=True)
 
 
-def until_signal(started: Callable[[], Any]) -> int:
-    """Call `started`, then wait for SIGINT or SIGTERM and return its number."""
-    stop, received = threading.Event(), []
+def _start(settings: Settings, gpu: bool) -> None:
+    from ray import serve
+
+    quiet = {"enable_access_log": False, "log_level": "WARNING"}
+    serve.start(
+        proxy_location="HeadOnly",  # direct ingress has no proxies and takes host and port from here all the same
+        http_options={"host": settings.host, "port": settings.port, "keep_alive_timeout_s": 60},
+        logging_config=quiet,
+    )
+    try:
+        serve.run(application(settings, gpu), name=NAME, route_prefix="/", logging_config=quiet)
+    except RuntimeError as error:  # what Ray Serve raises for an application that did not start
+        raise RunError(f"Ray Serve could not start the application: {str(error).strip().splitlines()[-1]}") from None
+
+
+def until_signal(started: Callable[[], Any]) -> None:
+    """Call `started`, then wait for SIGINT or SIGTERM."""
+    stop = threading.Event()
 
     def end(number: int, frame: Any) -> None:
-        received.append(number)
         stop.set()
 
     before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -173,7 +178,6 @@ def until_signal(started: Callable[[], Any]) -> int:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    return received[0]
 
 
 def _threads(settings: Settings, cpus: float) -> int:

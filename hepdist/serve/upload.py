@@ -123,7 +123,7 @@ def _nifti(data: bytes) -> tuple[str, int] | None:
     except zlib.error:
         return None
     for order in ("little", "big"):
-        found = NIFTI.get(int.from_bytes(start[:4], order))  # type: ignore[arg-type]
+        found = NIFTI.get(int.from_bytes(start[:4], order))
         if found is None:
             continue
         suffix, at, kind, magic = found
