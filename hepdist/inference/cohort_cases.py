@@ -28,8 +28,7 @@ class CohortCases:
         self._cohort = cohort
         self.manifest = manifest = Manifest.load(cohort)
         for name in [name for names in INPUTS.values() for name in names if name in signature.fields]:
-            there = manifest.fields.get(name)
-            if there is None:
+            if name not in manifest.fields:
                 raise RunError(f"cohort '{manifest.name}' has no '{name}', which the model reads; choose a cohort of its kind")
         for what, ours, theirs in (("EMR", signature.emr, manifest.emr), ("visit", signature.sequence, manifest.sequence)):
             if [(c.name, c.unit, c.categories) for c in ours] != [(c.name, c.unit, c.categories) for c in theirs]:

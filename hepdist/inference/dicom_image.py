@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import highdicom as hd
 import numpy as np
 from pydicom.dataset import Dataset
@@ -29,7 +31,7 @@ def restored(source: SourceImages, image: np.ndarray, case: Case, identity: Iden
         sop_instance_uid=uids["instance"],
         instance_number=1,
         manufacturer="hepdist",
-        pixel_spacing=case.sample.spacing,
+        pixel_spacing=cast(Any, case.sample.spacing),
         patient_orientation=tuple(source.first.get("PatientOrientation") or ("L", "F")),
         transfer_syntax_uid="1.2.840.10008.1.2.1",
     )

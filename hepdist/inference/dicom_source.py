@@ -8,6 +8,7 @@ from typing import Any, cast
 import numpy as np
 import pydicom
 from pydicom.dataset import Dataset
+from pydicom.tag import Tag
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from hepdist.ingest.dicom_items import ImageItem, VolumeItem
@@ -50,6 +51,9 @@ def source_images(files: Files, item: ImageItem | VolumeItem, frame: int) -> Sou
     """frame: of an image, which of its file's frames the case is. Raises Unreferenced."""
     if isinstance(item, ImageItem):
         header = _header(files, item.header.file)
+        if "ImagePositionPatient" not in header:  # a projection: pixels of the detector, which have no place in the patient
+            for keyword in ("PixelSpacing", "FrameOfReferenceUID"):
+                header.pop(Tag(keyword), None)
         return SourceImages([header], (frame,) if item.header.frames > 1 else None)
     planes = item.stack.planes
     names = list(dict.fromkeys(plane.file for plane in planes))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import highdicom as hd
 import numpy as np
@@ -14,6 +15,7 @@ from pydicom.sr.coding import Code
 from hepdist.inference.codes import ML, ONE, finding_code, segment_codes
 from hepdist.inference.dicom_source import SourceImages
 from hepdist.inference.identity import Identity
+from hepdist.ingest.dicom_header import functional_group
 
 SERIES_NUMBER = 9001
 Group = (
@@ -34,7 +36,7 @@ def volume_groups(
     for number, (label, size) in enumerate(zip(identity.classes[1:], sizes, strict=True), 1):
         category, kind = segment_codes(label)
         measured = [] if np.isnan(size) else [hd.sr.Measurement(codes.SCT.Volume if unit == ML else codes.SCT.Area, float(size), unit)]
-        common = {
+        common: dict[str, Any] = {
             "tracking_identifier": hd.sr.TrackingIdentifier(uids[f"segment {number}"], f"{name}/{label}"[:64]),
             "finding_category": CodedConcept.from_code(category),
             "finding_type": CodedConcept.from_code(kind),
@@ -51,6 +53,9 @@ def volume_groups(
         else:
             image = hd.sr.SourceImageForSegmentation(source.first.SOPClassUID, source.first.SOPInstanceUID)
             region = hd.sr.ReferencedSegmentationFrame(seg.SOPClassUID, seg.SOPInstanceUID, frames[0], number, image)
+            del (
+                region[0].ReferencedSOPSequence[0].ReferencedSegmentNumber
+            )  # a frame is of one segment: the two exclude each other (PS3.3 C.18.4)
             groups.append(hd.sr.PlanarROIMeasurementsAndQualitativeEvaluations(referenced_segment=region, **common))
     return groups
 
@@ -118,6 +123,7 @@ def _algorithm(identity: Identity) -> hd.sr.AlgorithmIdentification:
 
 
 def _frames_of(seg: Dataset, number: int) -> list[int]:
-    """Frame numbers, from 1, of one segment."""
-    groups = enumerate(seg.PerFrameFunctionalGroupsSequence, 1)
-    return [frame for frame, group in groups if group.SegmentIdentificationSequence[0].ReferencedSegmentNumber == number]
+    """Frame numbers, from 1, of one segment; where all frames are of one, that is said once for all."""
+    frames = range(int(seg.NumberOfFrames))
+    named = ((frame + 1, functional_group(seg, frame, "SegmentIdentificationSequence")) for frame in frames)
+    return [frame for frame, group in named if group is not None and group.ReferencedSegmentNumber == number]

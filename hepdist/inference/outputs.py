@@ -47,7 +47,7 @@ class Outputs:
 
     def _said(self, case: Case, answer: Answer) -> Row:
         """Numbers."""
-        identity, row = self._identity, {}
+        identity, row = self._identity, Row()
         if answer.probability is not None and answer.members is not None:
             called = calls(answer.probability, identity, multilabel=self._predictor.signature.multilabel)
             row["label"] = "; ".join(n for n, there in zip(identity.classes, called, strict=True) if there)
@@ -119,7 +119,8 @@ class Outputs:
         identity, key = self._identity, case.sample.key
         frame = int(key.rpartition("#")[2]) if case.sample.affine is None and "#" in key else 0
         source = source_images(self._files, item, frame)
-        row, problem, seg, groups = {}, "", None, []
+        row, problem, seg = Row(), "", None
+        groups: list[dicom_sr.Group] = []
         if answer.mask is not None and answer.volumes_ml is not None:
             if answer.mask.any():
                 seg = dicom_seg.segmentation(source, answer.mask, identity, self._uids("seg", key), name)

@@ -27,7 +27,8 @@ def overlay(
     beside: np.ndarray | None = None,
 ) -> Image.Image:
     """image: [C, H, W] or [C, D, H, W], on the grid of the files; mask: uint8 of its spatial shape; beside: such as the restored image, drawn to
-    the right of or under it in the same grey values. Volumes show a plane across each axis, with the patient's directions.
+    the right of or under it in the same grey values. Volumes show a plane across each axis as radiologists hang them:
+    the head or the front on top, the patient's right or front on the left.
     """
     window = _window(image, unit)
     rows = [_row(image, mask, spacing, affine, window)]
@@ -46,8 +47,15 @@ def _row(
     for axis, at in enumerate(_middle(mask, image.shape[1:])):
         plane, drawn = image.take(at, axis + 1), None if mask is None else mask.take(at, axis)
         down, right = [a for a in range(3) if a != axis]
-        letters = (*_letters(affine, down), *_letters(affine, right))
-        panels.append(_panel(plane, drawn, (sides[down], sides[right]), letters, window))
+        if affine is not None and _world(affine, down) < _world(affine, right):
+            down, right = right, down
+            plane, drawn = plane.swapaxes(1, 2), None if drawn is None else drawn.swapaxes(0, 1)
+        (top, bottom), (left, end) = _letters(affine, down), _letters(affine, right)
+        if top in ("F", "P"):
+            top, bottom, plane, drawn = bottom, top, plane[:, ::-1], None if drawn is None else drawn[::-1]
+        if left in ("L", "P"):
+            left, end, plane, drawn = end, left, plane[:, :, ::-1], None if drawn is None else drawn[:, ::-1]
+        panels.append(_panel(plane, drawn, (sides[down], sides[right]), (top, bottom, left, end), window))
     return _joined(panels, down=False)
 
 
@@ -63,10 +71,14 @@ def _letters(affine: np.ndarray | None, axis: int) -> tuple[str, str]:
     """Where an axis comes from and where it goes."""
     if affine is None:
         return "", ""
-    direction = np.asarray(affine)[:3, axis]
-    world = int(np.abs(direction).argmax())
+    world = _world(affine, axis)
     low, high = TOWARD[world]
-    return (low, high) if direction[world] > 0 else (high, low)
+    return (low, high) if affine[world, axis] > 0 else (high, low)
+
+
+def _world(affine: np.ndarray, axis: int) -> int:
+    """Which of the patient's axes (right to left, front to back, feet to head) an axis of the voxels is nearest to."""
+    return int(np.abs(affine[:3, axis]).argmax())
 
 
 def _panel(

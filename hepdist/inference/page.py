@@ -32,7 +32,8 @@ class Shown:
 
 def write_page(place: Place, table: pd.DataFrame, counts: dict[str, int], identity: Identity, embed: int) -> str:
     """Write the page and return its path or URI. embed: pictures that stand in the page itself, of the first cases."""
-    cases = [_shown(place, row, index < embed) for index, row in enumerate(table.to_dict("records"))]
+    rows: list[dict[str, Any]] = [dict(zip(map(str, table), values, strict=True)) for values in table.itertuples(index=False)]
+    cases = [_shown(place, row, index < embed) for index, row in enumerate(rows)]
     legend = list(zip(identity.classes[1:], COLOURS, strict=False)) if identity.kind == "segmentation" else []
     facts = [("model", identity.name), *identity.parameters.items(), ("made by", identity.version), ("cases", f"{len(table):,}")]
     if identity.calibration:
@@ -69,7 +70,7 @@ def _summary(table: pd.DataFrame, identity: Identity) -> list[tuple[str, str]]:
         return []
     if "label" in table:
         return [(f"called {name or 'none'}", f"{count:,}") for name, count in table["label"].value_counts().items()]
-    sizes = [column for column in table if column.startswith(("volume_ml_", "area_mm2_"))]
+    sizes = [column for column in map(str, table) if column.startswith(("volume_ml_", "area_mm2_"))]
     found = []
     for column in sizes:
         values = table[column].dropna()
