@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 import hepdist
-from hepdist import cli_evaluation, cli_export, cli_inference
+from hepdist import cli_evaluation, cli_export, cli_inference, cli_serve
 from hepdist.cli_surveil import surveil
 from hepdist.errors import HepdistError, IngestError, RunError
 
@@ -345,6 +345,9 @@ def demo(
     from hepdist.demo import run_demo
 
     run_demo(overrides, fresh=fresh)
+
+
+cli_serve.register(app)
 
 
 def _show(result: dict[str, Any], folder: Path) -> None:
