@@ -253,7 +253,7 @@ def crossval(
 
 @app.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
 def submit(
-    verb: Annotated[str, typer.Argument(help="ingest, train, tune, evaluate or crossval.")],
+    verb: Annotated[str, typer.Argument(help="ingest, train, tune, evaluate, crossval or predict.")],
     words: Annotated[
         list[str] | None, typer.Argument(metavar="...", help="What follows the verb on this machine.", show_default=False)
     ] = None,

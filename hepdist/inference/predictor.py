@@ -343,7 +343,7 @@ def _stored(image: Tensor, member: Member, dtype: np.dtype) -> Tensor:
 
 def _tensor(values: np.ndarray) -> Tensor:
     values = values.astype(np.int32) if values.dtype == np.uint16 else values  # torch has few operations on uint16
-    return torch.from_numpy(np.require(values, requirements="CW"))  # what was read from a file may be read-only
+    return torch.from_numpy(np.require(values, requirements=["C", "W"]))  # what was read from a file may be read-only
 
 
 def _overlap(offset: Sequence[int], size: Sequence[int], shape: Sequence[int]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:

@@ -19,7 +19,7 @@ from hepdist.recipe import Recipe, load_recipe
 from hepdist.shards.manifest import Manifest
 from hepdist.stores import is_uri
 
-VERBS = ("ingest", "train", "tune", "evaluate", "crossval")
+VERBS = ("ingest", "train", "tune", "evaluate", "crossval", "predict")
 RECIPE = "recipe.yaml"
 FILES = ("emr", "labels_table", "label_rules", "emr_dictionary", "mask_folders", "salt", "reidentification_map", "reidentification_key")
 """Options of ingest that may name a file or folder."""
@@ -58,6 +58,13 @@ def order(verb: str, words: Sequence[str], *, here: bool, cluster: str) -> Order
         if not plain:
             raise RecipeError("hepdist submit evaluate needs a run's folder")
         found = Order(verb, [where.path("RUN", plain[0], uri=False), *plain[1:], *_other_cohort(flags, where)], Path(plain[0]).name)
+    elif verb == "predict":
+        if len(plain) < 3:
+            raise RecipeError("hepdist submit predict needs RUN, INPUT and OUT")
+        runs, source, out, *options = plain
+        members = "+".join(where.path("RUN", run, uri=False) for run in runs.split("+"))
+        paths = [members, where.path("INPUT", source), where.path("OUT", out)]
+        found = Order(verb, [*paths, *(where.option(option) for option in options), *flags], Path(out).name)
     else:
         if not plain:
             raise RecipeError(f"hepdist submit {verb} needs a recipe")
