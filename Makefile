@@ -30,10 +30,10 @@ format: $(STAMP)  ## rewrite the sources as ruff wants them
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-BENCHMARKS := startup loop stream ingest bricks search gpu
+BENCHMARKS := startup loop stream ingest bricks search scaling gpu
 
 # litdata asks for torchvision, which has no place beside this torch and is not used by what is measured: hence --no-deps.
-bench: $(STAMP)  ## all benchmarks, about 70 minutes; their numbers go to docs/benchmarks.md
+bench: $(STAMP)  ## all benchmarks, about 75 minutes; their numbers go to docs/benchmarks.md
 	$(BIN)/pip install -e '.[bench]'
 	$(BIN)/pip install --no-deps litdata
 	for name in $(BENCHMARKS); do echo "== $$name" && $(BIN)/python benchmarks/$$name.py || exit 1; done

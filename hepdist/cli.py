@@ -14,7 +14,8 @@ from typing import Annotated, Any
 import typer
 
 import hepdist
-from hepdist import cli_inference
+from hepdist import cli_evaluation, cli_export, cli_inference, cli_serve
+from hepdist.cli_surveil import surveil
 from hepdist.errors import HepdistError, IngestError, RunError
 
 INTERRUPTED, TERMINATED = 130, 143
@@ -233,6 +234,9 @@ def evaluate(
     _show(result, Path(run) / "external" / Manifest.load(cohort).name if cohort else Path(run))
 
 
+cli_evaluation.register(app)
+
+
 @app.command()
 def crossval(
     recipe: Annotated[str, typer.Argument(help="A shipped recipe's name, or a path to a .yaml file.")],
@@ -251,9 +255,12 @@ def crossval(
     out.print(f"predictions: {folder / 'predictions.parquet'}", soft_wrap=True)
 
 
+cli_export.register(app)
+
+
 @app.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
 def submit(
-    verb: Annotated[str, typer.Argument(help="ingest, train, tune, evaluate, crossval or predict.")],
+    verb: Annotated[str, typer.Argument(help="ingest, train, tune, evaluate or another verb that works on a cohort or a run.")],
     words: Annotated[
         list[str] | None, typer.Argument(metavar="...", help="What follows the verb on this machine.", show_default=False)
     ] = None,
@@ -275,6 +282,7 @@ def submit(
 
 
 cli_inference.register(app)
+app.command()(surveil)
 
 cluster = typer.Typer(help="Check and write the files that start a cluster.", no_args_is_help=True)
 app.add_typer(cluster, name="cluster")
@@ -315,14 +323,17 @@ def cluster_check(
 
 @cluster.command("write")
 def cluster_write(
-    overlay: Annotated[str, typer.Argument(help="gcp, on-premises or kuberay.")],
+    overlay: Annotated[str, typer.Argument(help="gcp, on-premises, kuberay or grafana.")],
     file: Annotated[str, typer.Argument(help="New file.")],
 ) -> None:
-    """Write cluster.yaml with an overlay merged onto it, or the Kubernetes file."""
-    from hepdist.cloud.check import write
+    """Write cluster.yaml with an overlay merged onto it, the Kubernetes file, or the dashboard for Grafana."""
+    from hepdist.cloud.check import GRAFANA, write
 
     write(overlay, file)
-    print(f"{file} is written; fill in what says REPLACE, then: hepdist cluster check {file}")
+    then = (
+        "import it in Grafana (docs/cluster.md)" if overlay == GRAFANA else f"fill in what says REPLACE, then: hepdist cluster check {file}"
+    )
+    print(f"{file} is written; {then}")
 
 
 @app.command()
@@ -334,6 +345,9 @@ def demo(
     from hepdist.demo import run_demo
 
     run_demo(overrides, fresh=fresh)
+
+
+cli_serve.register(app)
 
 
 def _show(result: dict[str, Any], folder: Path) -> None:

@@ -25,6 +25,10 @@ class ClusterError(HepdistError):
     """A cluster file that can't be read or merged at all: names the line where there is one."""
 
 
+class ExportError(HepdistError):
+    """An export that can't be made as it was asked for."""
+
+
 class RunError(HepdistError):
     """A run folder, checkpoint or cluster that can't do what was asked."""
 

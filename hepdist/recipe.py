@@ -15,6 +15,7 @@ from hepdist.search.spec import SearchSpec
 from hepdist.spec import Spec, known_keys, parse, unknown_key
 
 Share = Annotated[float, Ge(0), Le(1)]
+Target = Annotated[float, Gt(0), Le(1)]
 SHIPPED = Path(__file__).parent / "recipes"
 
 
@@ -227,7 +228,16 @@ class EvaluationSpec(Spec):
     bootstrap: PositiveInt = 1000
     """Resamples of patients behind each 95 % interval."""
     surface: bool = True
-    """Compute HD95 (millimetres) in segmentation."""
+    """Compute HD95 (millimetres) and the normalised surface Dice (NSD) in segmentation."""
+    tolerance_mm: PositiveFloat = 1.0
+    """How far apart two surfaces may be and still agree, for NSD: as far as two readers of the same image are from each other."""
+    sensitivities: tuple[Target, ...] = (0.9, 0.95)
+    """Operating points: thresholds that reach these on validation, whose sensitivity and specificity are then measured on test; two classes."""
+    specificities: tuple[Target, ...] = (0.9, 0.95)
+    """The same at fixed specificity."""
+    subgroups: Literal["auto"] | tuple[str, ...] = "auto"
+    """Columns of the cohort by whose groups scores are compared: of its EMR, its DICOM headers, or `site`. auto: age, sex, site and
+    manufacturer, where the cohort has them."""
     window: tuple[PositiveInt, ...] = ()
     """Sides of the windows, half overlapping and blended by a Gaussian, in which segmentation sees a larger image in validation and
     test; empty: the whole image at once. Take the sides of augment.crop, or more."""

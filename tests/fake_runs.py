@@ -8,10 +8,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from hepdist.evaluation.further import choose, further
 from hepdist.evaluation.result import summarise, write_result
+from hepdist.evaluation.subgroups import groups_of
 from hepdist.recipe import Recipe
 from hepdist.shards.manifest import SPLITS, Manifest
 from hepdist.shards.read import SplitReader
+from hepdist.tasks.surface import surface_agreement
 
 TRAIN = {"epochs": 8, "samples": 192, "samples_per_s": 412.5, "data_wait_share": 0.031, "workers": 2, "wall_s": 151.0}
 
@@ -50,6 +53,7 @@ def segmentation_run(run: Path, cohort: Path, *, seed: int = 0, resamples: int =
                 ml = float(np.prod(spacing)) / 1000
                 table.loc[i, f"dice_{name}"] = 2 * (t & p).sum() / (t.sum() + p.sum()) if (t | p).any() else np.nan
                 table.loc[i, f"hd95_{name}"] = float(np.linalg.norm(shift * spacing))
+                table.loc[i, f"nsd_{name}"] = surface_agreement(p[0], t[0], spacing.tolist(), 1.0)[1]
                 table.loc[i, f"volume_ml_{name}"] = p.sum() * ml * rng.normal(1, 0.1)
                 table.loc[i, f"true_volume_ml_{name}"] = t.sum() * ml
         tables[split] = table
@@ -70,8 +74,14 @@ def _finish(
     pd.concat(tables.values(), ignore_index=True).to_parquet(run / "predictions.parquet", index=False)
     split = {name: summarise(task, table, 0.5, names, resamples, seed) for name, table in tables.items()}
     facts = {"threshold": {"value": 0.5, "rule": "half"}, "label_names": list(names)}
+    chosen, groups = choose(task, tables["val"], names, recipe.evaluation), groups_of(cohort, manifest, "auto")
+    for name, table in tables.items():
+        split[name] |= further(task, table, 0.5, names, resamples, seed, chosen, groups)
     if task == "classification":
+        facts |= chosen.facts()
         facts["positive"] = names[-1] if len(names) == 2 else None
+    else:
+        facts["tolerance_mm"] = recipe.evaluation.tolerance_mm
     path = write_result(run, task=task, split=split, train=TRAIN, cohort_sha256=manifest.sha256(), seed=seed, **facts)
     _metrics(run / "metrics.jsonl", "dice" if task == "segmentation" else "auroc", seed)
     return json.loads(path.read_text())

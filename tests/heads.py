@@ -17,13 +17,14 @@ RAY = Path(sys.executable).with_name("ray")
 
 
 @contextmanager
-def head(log: Path, cpus: int = 3) -> Iterator[dict[str, str]]:
-    """The environment of a client of the head, which ends with the block."""
+def head(log: Path, cpus: int = 3, metrics: int = 0) -> Iterator[dict[str, str]]:
+    """The environment of a client of the head, which ends with the block. metrics: the port for Prometheus, where it matters which one."""
     dashboard = free_port()
     ports = {
         "port": free_port(),
         "dashboard-port": dashboard,
         "dashboard-agent-listen-port": free_port(),
+        "metrics-export-port": metrics or free_port(),
     }  # other Rays may have the usual ones
     plain = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     with tempfile.TemporaryDirectory(
@@ -35,6 +36,7 @@ def head(log: Path, cpus: int = 3) -> Iterator[dict[str, str]]:
             "RAY_AUTH_TOKEN": secrets.token_hex(32),
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_worker_niceness": "0",
+            "RAY_agent_register_timeout_ms": "120000",  # on a busy machine a node gives itself up that waits for its own agents
         }
         command = [RAY, "start", "--head", "--block", "--num-cpus", str(cpus), "--object-store-memory", str(400 << 20)]
         command += [f"--{name}={number}" for name, number in ports.items()]

@@ -26,7 +26,7 @@ def test_help_lists_the_verbs_without_importing_anything_heavy() -> None:
     code = "import sys; from hepdist.cli import main; main(['--help']); print('MODULES', *sys.modules)"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     text, _, modules = shown.partition("MODULES")
-    for verb in ("doctor", "phantom", "ingest", "inspect", "train", "evaluate", "demo"):
+    for verb in ("doctor", "phantom", "ingest", "inspect", "train", "evaluate", "compare", "explain", "demo"):
         assert verb in text
     assert set(modules.split()) & HEAVY == set()
 

@@ -10,11 +10,12 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 import torch
+from scipy.stats import sem, t
 from sklearn import metrics as sk
 from torchmetrics.functional.classification import binary_calibration_error, multiclass_calibration_error
 
 from hepdist.errors import RunError
-from hepdist.evaluation.bootstrap import intervals, percentile_interval, resampled_weights
+from hepdist.evaluation.bootstrap import expanded_level, intervals, percentile_interval, resampled_weights
 from hepdist.evaluation.metrics import (
     auroc,
     average_precision,
@@ -161,9 +162,14 @@ def test_segmentation_leaves_out_empty_pairs_and_counts_infinite_distances() -> 
     dice = np.array([[0.9, 0.8], [0.7, nan], [0.0, 0.6]])
     hd95 = np.array([[1.0, 2.0], [3.0, 0.0], [inf, 4.0]])
     volume, truth = np.array([[2.0, 1.0], [1.0, 0.0], [0.0, 3.0]]), np.array([[1.0, 1.0], [2.0, 0.0], [3.0, 1.0]])
-    scores = segmentation_scores(dice, hd95, volume, truth, np.ones((1, 3)))
+    nsd = np.array([[0.9, 0.8], [0.7, nan], [0.0, 0.5]])
+    scores = segmentation_scores(dice, hd95, volume, truth, np.ones((1, 3)), nsd)
     np.testing.assert_allclose(scores["dice_per_class"][0], [1.6 / 3, 0.7])
     assert scores["dice"][0] == pytest.approx((1.6 / 3 + 0.7) / 2)
+    iou = [np.mean([0.9 / 1.1, 0.7 / 1.3, 0.0]), np.mean([0.8 / 1.2, 0.6 / 1.4])]
+    np.testing.assert_allclose(scores["iou_per_class"][0], iou)
+    assert scores["iou"][0] == pytest.approx(np.mean(iou))
+    np.testing.assert_allclose(scores["nsd_per_class"][0], [1.6 / 3, 0.65])
     np.testing.assert_allclose(scores["hd95_per_class"][0], [2.0, 3.0])
     assert scores["hd95"][0] == pytest.approx(2.5)
     assert scores["hd95_infinite_share"][0] == pytest.approx(1 / 5)
@@ -212,7 +218,19 @@ def test_intervals_equal_scikit_learn_run_on_every_resample() -> None:
     drawn = [
         sk.roc_auc_score(label, probability[:, 1], sample_weight=w) for w in np.concatenate(list(resampled_weights(patient, 200, seed=4)))
     ]
-    assert (bounds["auroc"].low, bounds["auroc"].high) == pytest.approx(tuple(np.quantile(drawn, [0.025, 0.975])), abs=1e-12)
+    outside = (1 - expanded_level(60)) / 2
+    assert (bounds["auroc"].low, bounds["auroc"].high) == pytest.approx(tuple(np.quantile(drawn, [outside, 1 - outside])), abs=1e-12)
+
+
+def test_the_interval_of_a_mean_over_few_patients_is_as_wide_as_students() -> None:
+    value = np.random.default_rng(3).normal(5, 2, 12)
+    bound = intervals(lambda w: {"mean": w @ value / w.sum(axis=1)}, np.arange(12).astype(str), 40_000, seed=0)["mean"]
+    low, high = t.interval(0.95, 11, value.mean(), sem(value))
+    assert float(bound.high - bound.low) == pytest.approx(high - low, rel=0.04)
+    plain = 2 * 1.96 * value.std() / np.sqrt(12)  # what percentiles as they are would give
+    assert plain < 0.87 * (high - low)
+    assert expanded_level(10**6) == pytest.approx(0.95, abs=1e-5)
+    assert expanded_level(1) == 0.95
 
 
 def test_resamples_with_one_class_are_skipped_and_counted() -> None:

@@ -6,16 +6,21 @@ import json
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
+from fake_cloud import until
 from heads import RAY, head
+from PIL import Image
 
 from cohorts import tiny_classification_cohort
 from hepdist.search.record import read_trials
+from hepdist.shards.manifest import Manifest
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[1]
@@ -88,3 +93,65 @@ def test_a_search_as_a_job_has_the_trials_of_the_local_one(environment: dict[str
     refused = submit(environment, "pneumonia-resnet", f"data.cohort={tmp_path}/cohort", f"runs={tmp_path}/runs", verb="tune")
     assert refused.returncode != 0
     assert "'search.folder' is the relative path 'searches'" in refused.stdout + refused.stderr
+
+
+def test_an_ingest_and_an_evaluation_as_jobs_end_with_what_they_made(environment: dict[str, str], tmp_path: Path) -> None:
+    for number in range(60):
+        path = tmp_path / f"source/{'ill' if number % 2 else 'well'}/{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.random.default_rng(number).integers(0, 256, (24, 24), dtype=np.uint8)).save(path)
+    (tmp_path / "salt").write_text("a salt for tests, long enough to be one")
+    done = submit(environment, f"{tmp_path}/source", f"{tmp_path}/cohort", f"salt={tmp_path}/salt", verb="ingest")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert Manifest.load(tmp_path / "cohort").rows("train") == 36
+    recipe = tmp_path / "small.yaml"
+    values = {"data": {"cohort": str(tmp_path / "cohort")}, "train": {**RECIPE["train"], "workers": 1}, "evaluation": {"splits": []}}
+    recipe.write_text(yaml.safe_dump({**RECIPE, **values}))
+    assert submit(environment, str(recipe), f"runs={tmp_path}/runs").returncode == 0
+    done = submit(environment, f"{tmp_path}/runs/small", "--split", "val", verb="evaluate")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert json.loads((tmp_path / "runs/small/result.json").read_text())["split"]["val"]["n"] == Manifest.load(tmp_path / "cohort").rows(
+        "val"
+    )
+
+
+def test_a_failing_jobs_last_words_are_its_own_error(environment: dict[str, str], tmp_path: Path) -> None:
+    done = submit(environment, "pneumonia-resnet", f"data.cohort={tmp_path}/nowhere", f"runs={tmp_path}/runs")
+    assert done.returncode == 1
+    said = [line for line in (done.stdout + done.stderr).splitlines() if line.startswith("error: ")]
+    assert said[-1].startswith(f"error: no cohort at '{tmp_path}/nowhere'")
+
+
+def test_a_stopped_job_gives_back_every_cpu(environment: dict[str, str], tmp_path: Path) -> None:
+    tiny_classification_cohort(tmp_path / "cohort", 40)
+    recipe = tmp_path / "long.yaml"
+    long = {**RECIPE["train"], "epochs": 100_000}
+    recipe.write_text(yaml.safe_dump({**RECIPE, "data": {"cohort": str(tmp_path / "cohort")}, "train": long}))
+    command = [
+        RAY,
+        "job",
+        "submit",
+        "--no-wait",
+        "--submission-id",
+        "to-stop",
+        "--working-dir",
+        ".",
+        "--",
+        sys.executable,
+        "ray_jobs/train.py",
+    ]
+    subprocess.run([*command, str(recipe), f"runs={tmp_path}/runs"], cwd=ROOT, env=environment, check=True, capture_output=True)
+    until(lambda: list(tmp_path.glob("runs/long/checkpoints/samples-*")), 300)
+    assert cpus_in_use(environment) > 0
+    subprocess.run([RAY, "job", "stop", "to-stop"], env=environment, check=True, capture_output=True)
+    until(lambda: cpus_in_use(environment) == 0, 60)
+
+
+def cpus_in_use(environment: dict[str, str]) -> float:
+    """As the dashboard counts them."""
+    asked = urllib.request.Request(
+        f"{environment['RAY_ADDRESS']}/api/cluster_status?format=0", headers={"Authorization": f"Bearer {environment['RAY_AUTH_TOKEN']}"}
+    )
+    with urllib.request.urlopen(asked, timeout=30) as answer:
+        status = json.loads(answer.read())["data"]["clusterStatus"]
+    return float(status["loadMetricsReport"]["usage"]["CPU"][0])

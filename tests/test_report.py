@@ -236,7 +236,7 @@ def test_training_facts_versions_and_commands_are_shown(classified) -> None:
         assert fact in page.text
     assert "hepdist train binary/recipe.yaml name=binary-again" in page.text
     assert "hepdist evaluate binary --split test" in page.text
-    assert len(page.of("svg", "plot")) == 4 + 4
+    assert len(page.of("svg", "plot")) == 6 + 4
 
 
 def test_external_validation_has_no_learning_curves_and_says_so(classified, tmp_path) -> None:
@@ -259,7 +259,7 @@ def test_external_validation_has_no_learning_curves_and_says_so(classified, tmp_
     page = Page(write_report(tmp_path, cohort, split="external"))
     assert "External validation · external split" in page.text
     assert "The learning curves are in the report of the run itself." in page.text
-    assert len(page.of("svg", "plot")) == 4
+    assert len(page.of("svg", "plot")) == 6
 
 
 def test_three_classes_are_drawn_one_against_the_rest(tmp_path) -> None:
@@ -307,7 +307,7 @@ def test_examples_go_from_worst_to_best_with_truth_prediction_and_errors(segment
     assert labels == [f"{kind} of {name}" for name in order["sample_id"] for kind in ("image", "truth", "prediction", "errors")]
     assert f"Worst of {len(order)} · Dice anterior {number(order['dice_anterior'].iloc[0])}" in page.text
     assert len(page.of("image")) == len(order), "each picture is in the page once"
-    assert len(page.of("svg", "plot")) == 3 + 4
+    assert len(page.of("svg", "plot")) == 4 + 4
 
 
 def test_run_without_example_masks_still_has_a_report(tmp_path) -> None:

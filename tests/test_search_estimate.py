@@ -120,9 +120,11 @@ def test_where_the_upper_ends_are_impossible_together_a_possible_configuration_i
 @pytest.mark.parametrize(
     ("overrides", "share"),
     [
-        (["search.scheduler=asha"], 3 / 27),  # rungs 1, 3, 9, 27: 1 + 2/3 + 6/9 + 18/27 epochs
+        (["search.scheduler=asha", "search.trials=27"], (3 + 6 / 3 + 18 / 9) / 27),  # rungs 3, 9, 27
+        (["search.scheduler=asha", "search.trials=14"], (3 * 14 + 6 * 4 + 18) / (14 * 27)),
+        (["search.scheduler=asha", "search.trials=27", "search.grace=1"], 3 / 27),  # rungs 1, 3, 9, 27: 1 + 2/3 + 6/9 + 18/27 epochs
         (["search.scheduler=asha", "search.grace=40"], 1.0),
-        (["search.scheduler=asha", "train.validate_every=3"], (3 + 6 / 3 + 18 / 9) / 27),
+        (["search.scheduler=asha", "search.trials=27", "train.validate_every=4"], (4 + 8 / 3 + 15 / 9) / 27),  # rungs 4, 12, 27
         (["search.scheduler=hyperband"], (27 * 3 + 12 * 7 + 6 * 15 + 4 * 27) / (49 * 27)),
         (["search.scheduler=median"], 1.0),
         (["search.scheduler=pbt"], 1.0),
@@ -151,12 +153,12 @@ def test_a_dry_run_says_what_is_varied_what_it_costs_and_what_runs_at_a_time(ima
     assert "measured on this machine's CPU" in text
     assert "A trial takes 2 workers, 2 CPUs; the cluster has 5 CPUs and 0 GPUs: 2 of 20 trials at a time." in text
     assert (
-        "A trial is trained for 26% of its 9 epochs in the mean (ASHA looks at epochs 1, 3, 9; 1 of 3 goes on from each but the last)."
+        "A trial is trained for 24% of its 9 epochs in the mean (ASHA lets the best go on: 20 to epoch 1, 6 to epoch 3, 2 to epoch 9)."
         in text
     )
     assert "The best 3 are trained again with 3 seeds each, to the end; then the winner is scored on test once." in text
-    # 9 confirmations of 9 epochs, and 20 trials of (1 + 2/3 + 6/9) * 9 / 9 epochs
-    assert "That is 128 epochs of training in all." in text
+    # 9 confirmations of 9 epochs, and 20 * 1 + 6 * 2 + 2 * 6
+    assert "That is 125 epochs of training in all." in text
     cpu_hours, money = (re.findall(pattern, text)[0] for pattern in (r"it takes (\S+) CPU-hours", r"At 0.5 of money .* that is (\S+),"))
     assert float(money) == pytest.approx(0.5 * float(cpu_hours), rel=0.01)
 

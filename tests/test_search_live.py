@@ -54,7 +54,7 @@ def test_in_a_file_each_end_is_one_line_and_a_summary_comes_every_half_minute() 
         "trial 0002 failed after epoch 0: cnn, lr 0.003, 0.000 device-hours (memory: out of memory [/b])",
         (
             "pneumonia: 3 of 20 trials done (1 failed), 0 running, 17 waiting; best auroc 0.9000 (cnn, trial 0000);"
-            " 0.11 of 6.00 device-hours, 0.05 of 4.00 money, 2 of 8 devices busy, about 3 min left"
+            " 0.11 of 6.00 device-hours, 0.05 of 4.00 money, 2 of 8 devices busy, about 7 min left"
         ),
     ]
 
@@ -101,9 +101,8 @@ def test_on_a_terminal_failures_stay_as_lines_above_the_table() -> None:
 
 def test_time_left_follows_the_limit_that_ends_the_search_first() -> None:
     clock = [0.0]
-    live = Live(
-        searches.recipe(trials=20, device_hours=1.0, money=0.0, hours=2.0), console=_quiet()[0], now=lambda: clock[0], usual_epochs=3
-    )
+    recipe = searches.recipe(trials=20, device_hours=1.0, money=0.0, hours=2.0, scheduler="median")
+    live = Live(recipe, console=_quiet()[0], now=lambda: clock[0], usual_epochs=3)
     live.update([], 0.0)
     clock[0] = 600.0
     running = [_trial("0000", 0.5, 0.6), _trial("0001", 0.5)]
@@ -113,6 +112,19 @@ def test_time_left_follows_the_limit_that_ends_the_search_first() -> None:
     assert live._epochs_to_come([_trial("0000", *[0.5] * 4)]) == 5 + 19 * 3  # it came further than the mean one: to the end
     ended = [_trial(f"{k:04d}", *[0.5] * 4, end="stopped", reason="") for k in range(15)]
     assert live._left(ended, 1800.0, 0.0) == pytest.approx(200.0)  # 5 more of 4 epochs each, at 60 epochs in ten minutes
+
+
+def test_under_asha_the_time_left_is_that_of_its_rungs_and_paused_trials_are_counted_apart() -> None:
+    clock = [0.0]
+    live = Live(searches.recipe(trials=9, device_hours=0.0, money=0.0, grace=1), console=_quiet()[0], now=lambda: clock[0])
+    live.update([], 0.0)
+    clock[0] = 60.0
+    paused = _trial("0000", 0.5)
+    paused.events.append(Event("0000", "paused"))
+    trials = [paused, _trial("0001", 0.6), _trial("0002", 0.4, end="stopped", reason="")]
+    assert live._left(trials, 300.0, 0.0) == pytest.approx(60 / 3 * (6 * 1 + 3 * 2 + 1 * 6))
+    assert live._summary(trials, 300.0, 0.0, 1, 2)[0] == "pneumonia: 1 of 9 trials done, 1 running, 1 paused, 6 waiting"
+    assert live._epochs_to_come([_trial(f"{k:04d}", 0.5) for k in range(9)]) == 12
 
 
 def test_lower_is_better_for_a_loss() -> None:

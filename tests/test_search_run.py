@@ -127,8 +127,7 @@ def test_workers_of_one_trial_after_another_are_the_same_processes_and_nothing_i
         recipe(cohort, tmp_path, "two", {"trials": 3, "concurrent": 1, "scheduler": "asha", "grace": 1, "reduction": 2}, workers=2)
     )
     trials = read_trials(folder)
-    assert [trial.end.kind for trial in trials].count("failed") == 0
-    assert trials[0].end.kind == "finished"
+    assert sorted(trial.end.kind for trial in trials) == ["finished", "stopped", "stopped"]
     overheads = [trial.results[0].facts["overhead_s"] for trial in trials]
     assert max(overheads[1:]) < overheads[0]  # no process was started for them
     assert not evidence.settled(left)
@@ -203,6 +202,42 @@ def test_hyperband_pauses_trials_and_those_that_go_on_are_the_runs_that_nobody_p
         assert trial.end.kind == "finished" or trial.end.facts["reason"]
     alone = train(load_recipe(folder / "trials" / resumed[0].id / "recipe.yaml", ["name=alone", f"runs={tmp_path}"]))
     assert weights_at_the_end(folder / "trials" / resumed[0].id) == weights_at_the_end(alone)
+
+
+def test_asha_trains_on_what_is_best_at_each_rung_and_says_why_the_others_end(cohort, tmp_path):
+    """Two at a time, of which one or both wait while others come to their rung."""
+    search = {"families": ["cnn"], "scheduler": "asha", "grace": 1, "reduction": 2, "trials": 8, "vary": ["model", "lr"]}
+    folder = tune(recipe(cohort, tmp_path, "rungs", search))
+    trials = {trial.id: trial for trial in read_trials(folder)}
+    for epoch, come in ((1, 8), (2, 4), (4, 2)):
+        there = [trial for trial in trials.values() if len(trial.results) >= epoch]
+        assert len(there) == come
+        best = sorted(there, key=lambda t: (-t.results[epoch - 1].facts["score"], t.id))[: come // 2]
+        assert epoch == 4 or {trial.id for trial in best} == {name for name, trial in trials.items() if len(trial.results) > epoch}
+    assert sorted(trial.end.kind for trial in trials.values()) == ["finished"] * 2 + ["stopped"] * 6
+    reasons = [trial.end.facts["reason"] for trial in trials.values() if trial.end.kind == "stopped"]
+    assert sum("that had come to epoch 1; the best 4 of 8 go on" in reason for reason in reasons) == 4
+    assert sum("that had come to epoch 2; the best 2 of 4 go on" in reason for reason in reasons) == 2
+    resumed = [trial for trial in trials.values() if trial.end.kind == "finished" and "paused" in [event.kind for event in trial.events]]
+    assert resumed, "nobody had to wait"
+    alone = train(load_recipe(folder / "trials" / resumed[0].id / "recipe.yaml", ["name=alone", f"runs={tmp_path}"]))
+    assert weights_at_the_end(folder / "trials" / resumed[0].id) == weights_at_the_end(alone)
+    before = (folder / "events.jsonl").read_bytes()
+    tune(recipe(cohort, tmp_path, "rungs", search))
+    assert (folder / "events.jsonl").read_bytes() == before, "what had ended was taken up again"
+    more = read_trials(tune(recipe(cohort, tmp_path, "rungs", {**search, "trials": 16})))
+    best = sorted(more, key=lambda t: (-t.results[0].facts["score"], t.id))[:8]
+    assert len(more) == 16 and all(len(trial.results) >= 2 for trial in best), "stopped ones that are among the best now were not let in"
+    assert sum(len(trial.results) >= 2 for trial in more) <= 8 + 4  # those that had gone on before are not taken back
+    assert not evidence.settled(left)
+
+
+def test_asha_under_a_budget_trains_some_to_the_end_before_it_has_tried_all(cohort, tmp_path):
+    search = {"families": ["cnn"], "scheduler": "asha", "grace": 1, "reduction": 2, "trials": 12, "concurrent": 1, "device_hours": 1.0}
+    trials = read_trials(tune(recipe(cohort, tmp_path, "budget", search)))
+    first = min(trial.end.time for trial in trials if trial.end.kind == "finished")
+    assert first < max(trial.events[0].time for trial in trials)
+    assert {trial.end.kind for trial in trials} == {"finished", "stopped"} and len(trials) == 12
 
 
 @pytest.mark.slow

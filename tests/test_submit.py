@@ -11,8 +11,10 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated
 
 import pytest
+import typer
 import yaml
 from heads import head
 
@@ -53,6 +55,21 @@ def test_metadata_says_who_asked_for_what_and_holds_no_path(cohort, tmp_path):
     assert told["cohort_sha256"] == Manifest.load(cohort).sha256()
     assert (told["verb"], told["recipe"], told["family"]) == ("tune", "pneumonia-resnet", "resnet")
     assert told["who"] and "/" not in "".join(told.values())
+    assert told.get("git_commit", "").removesuffix("-dirty") == head_commit()[:12]
+
+
+def test_metadata_of_an_evaluation_are_those_of_its_run(tmp_path):
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x/recipe.yaml").write_text(yaml.safe_dump({"name": "pneumonia-resnet"}))
+    (tmp_path / "x/cohort.sha256").write_text("ab" * 32 + "\n")
+    told = order("evaluate", [str(tmp_path / "x"), "--split", "val"], here=True, cluster=CLUSTER).metadata
+    assert (told["recipe"], told["cohort_sha256"], told["verb"], told["name"]) == ("pneumonia-resnet", "ab" * 32, "evaluate", "x")
+    assert "recipe" not in order("evaluate", ["/shared/runs/x"], here=False, cluster=CLUSTER).metadata
+
+
+def head_commit() -> str:
+    """Of this checkout; '' where it is none."""
+    return subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
 
 
 @pytest.mark.parametrize(
@@ -66,7 +83,8 @@ def test_metadata_says_who_asked_for_what_and_holds_no_path(cohort, tmp_path):
         (["ingest", "dicom", "s3://b/c"], "'SOURCE' is the relative path 'dicom'"),
         (["train", "pneumonia-resnet", "optim.lrr=1"], "recipe key 'optim.lrr' is unknown; did you mean 'optim.lr'?"),
         (["demo"], "'demo' can't be submitted as a job; use one of ingest, train, tune, evaluate, crossval"),
-        (["ingest", "dicom"], "hepdist submit ingest needs SOURCE and COHORT"),
+        (["ingest", "dicom"], "hepdist submit ingest needs COHORT"),
+        (["train"], "hepdist submit train needs RECIPE"),
     ],
 )  # fmt: skip
 def test_what_a_remote_cluster_would_not_find_is_refused_before_anything_is_sent(words, sentence):
@@ -89,6 +107,33 @@ def test_files_of_ingest_are_made_absolute_and_names_of_built_in_rules_are_not(t
     ]
     with pytest.raises(RecipeError, match=r"'emr' is the relative path 'labs\.csv'"):
         order("ingest", ["s3://b/dicom", "s3://b/c", "emr=labs.csv"], here=False, cluster=CLUSTER)
+
+
+def test_a_verb_that_the_command_line_gains_can_be_submitted(tmp_path, monkeypatch):
+    from hepdist.cli import app
+
+    monkeypatch.setattr(app, "registered_commands", list(app.registered_commands))
+    monkeypatch.chdir(tmp_path)
+
+    @app.command("foretell")
+    def foretell(
+        run: Annotated[str, typer.Argument(metavar="RUN[+RUN...]")],
+        source: str,
+        out: str,
+        options: list[str] | None = None,
+        batch: int = 8,
+        fast: bool = False,
+    ) -> None: ...
+
+    words = ["--batch", "4", "runs/x+runs/y", "dicom", "--fast", "told"]
+    found = order("foretell", words, here=True, cluster=CLUSTER)
+    both = f"{tmp_path}/runs/x+{tmp_path}/runs/y"
+    assert found.arguments == [both, f"{tmp_path}/dicom", f"{tmp_path}/told", "--batch=4", "--fast"]
+    assert (found.name, found.metadata["verb"], found.files) == ("told", "foretell", {})
+    found = order("foretell", ["/shared/runs/x", "s3://b/dicom", "s3://b/told", "--no-fast"], here=False, cluster=CLUSTER)
+    assert found.arguments == ["/shared/runs/x", "s3://b/dicom", "s3://b/told", "--no-fast"]
+    with pytest.raises(RecipeError, match=r"'RUN' is the relative path 'runs/x'.* give an absolute path that every node sees$"):
+        order("foretell", ["runs/x", "s3://b/dicom", "s3://b/told"], here=False, cluster=CLUSTER)
 
 
 def test_remote_paths_that_every_node_sees_are_left_alone():

@@ -14,7 +14,7 @@ from hepdist.recipe import AugmentSpec, Recipe
 from hepdist.shards.manifest import Manifest
 from hepdist.tasks import Task, build
 from hepdist.tasks.segmentation import boundary_loss, soft_dice_loss
-from hepdist.tasks.surface import signed_distance, surface_distance_95
+from hepdist.tasks.surface import signed_distance, surface_agreement, surface_distance_95
 from hepdist.training.batching import every_row_counts
 
 
@@ -56,14 +56,14 @@ def classification(
     return build(recipe, Manifest("c", "phantom", {}, (), label_names=names, multilabel=multilabel, counts=counts))
 
 
-def segmentation(classes: tuple[str, ...] = ("background", "a", "b"), flip=(), shift=0, window=(), **task) -> Task:
+def segmentation(classes: tuple[str, ...] = ("background", "a", "b"), flip=(), shift=0, window=(), tolerance_mm=1.0, **task) -> Task:
     recipe = Recipe(
         name="t",
         data={"cohort": "c"},
         task={"kind": "segmentation", **task},
         model={"family": "unet"},
         augment={"test_flip": flip, "test_shift": shift},
-        evaluation={"window": window, "batch": 3},
+        evaluation={"window": window, "batch": 3, "tolerance_mm": tolerance_mm},
     )
     mask = {"dtype": "uint8", "shape": [1, 8, 8, 8], "classes": list(classes)}
     return build(recipe, Manifest("c", "phantom", {"mask": mask}, ()))
@@ -453,6 +453,32 @@ def test_hd95_equals_monai(spacing):
             Identity(), {"image": one_hot_image(found), "mask": truth, "spacing": torch.tensor([spacing])}, extras=("hd95",)
         )
         assert rows["hd95"][0, 0] == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(("spacing", "tolerance"), [((1.0, 1.0, 1.0), 1.0), ((5.0, 0.7, 0.7), 0.7), ((1.1, 0.9, 1.3), 2.2)])
+def test_surface_dice_equals_monai(spacing, tolerance):
+    from monai.metrics import compute_surface_dice
+
+    for seed in range(4):
+        truth, found = blobs(1, 3, (12, 20, 18), seed=seed), blobs(1, 3, (12, 20, 18), seed=seed + 10)
+        pair = [(m == 1).float() for m in (found, truth)]
+        expected = compute_surface_dice(*pair, [tolerance], include_background=True, spacing=spacing).item()
+        batch = {"image": one_hot_image(found), "mask": truth, "spacing": torch.tensor([spacing])}
+        rows = segmentation(tolerance_mm=tolerance).predict(Identity(), batch, extras=("nsd",))
+        assert rows.keys() == {"volume_ml", "true_volume_ml", "dice", "nsd"}
+        assert rows["nsd"][0, 0] == pytest.approx(expected, rel=1e-6)
+        assert 0 < expected < 1
+
+
+def test_surface_dice_of_nothing_and_of_one_side_only():
+    nothing, something = np.zeros((4, 4), bool), np.eye(4, dtype=bool)
+    assert np.isnan(surface_agreement(nothing, nothing, (1, 1), 1.0)[1])
+    assert surface_agreement(nothing, something, (1, 1), 1.0)[1] == 0
+    slab = np.zeros((20, 8, 8), bool)
+    slab[5:10] = True
+    moved = np.roll(slab, 1, axis=0)
+    assert surface_agreement(slab, moved, (2.5, 1, 1), 2.5)[1] == 1, "as far as the tolerance is within it"
+    assert 0 < surface_agreement(slab, moved, (2.5, 1, 1), 2.4)[1] < 1
 
 
 def one_hot_image(mask: Tensor) -> Tensor:

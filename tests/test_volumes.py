@@ -26,7 +26,7 @@ from hepdist.shards.plan import plan_of
 from hepdist.shards.read import SplitReader, columns_of
 from hepdist.spec import parse
 from hepdist.tasks import build as build_task
-from hepdist.tasks.surface import surface_distance_95
+from hepdist.tasks.surface import surface_agreement, surface_distance_95
 from hepdist.tasks.volumes import predict_volumes
 from hepdist.training.launch import train
 from hepdist.training.metrics_file import read_metrics
@@ -114,12 +114,13 @@ class Random(nn.Module):
 def test_a_model_that_knows_the_mask_has_dice_1_and_the_exact_volume_of_each_volume(cohort, tmp_path):
     plan = recipe(cohort, tmp_path)
     task = build_task(plan, Manifest.load(cohort))
-    found = list(predict_volumes(task, Knowing(), batches(cohort, plan), ("hd95", "mask")))
+    found = list(predict_volumes(task, Knowing(), batches(cohort, plan), ("hd95", "nsd", "mask")))
     cases = whole_cases(cohort, "train")
     assert len(found) == len(cases) == 6
     for rows, case in zip(found, cases, strict=True):
         assert rows["dice"].tolist() == [[1.0, 1.0]]
         assert rows["hd95"].tolist() == [[0.0, 0.0]]
+        assert rows["nsd"].tolist() == [[1.0, 1.0]]
         np.testing.assert_array_equal(rows["mask"], case["mask"])
         ml = [np.count_nonzero(case["mask"] == k) * 0.8 * 0.9 * 2.5 / 1000 for k in (1, 2)]
         np.testing.assert_allclose(rows["volume_ml"], [ml], rtol=1e-6)
@@ -133,7 +134,7 @@ def test_bricks_are_blended_as_monais_sliding_window_blends_them(cohort, tmp_pat
 
     plan = recipe(cohort, tmp_path, task={"activation": activation})
     task, model = build_task(plan, Manifest.load(cohort)), Random()
-    found = list(predict_volumes(task, model, batches(cohort, plan), ("hd95", "mask")))
+    found = list(predict_volumes(task, model, batches(cohort, plan), ("hd95", "nsd", "mask")))
 
     def predictor(image: Tensor) -> Tensor:
         return model(image).sigmoid() if activation == "sigmoid" else model(image).softmax(1)
@@ -150,7 +151,9 @@ def test_bricks_are_blended_as_monais_sliding_window_blends_them(cohort, tmp_pat
             dice = 2 * (region & truth).sum() / (region.sum() + truth.sum())
             np.testing.assert_allclose(rows["dice"][0, k], dice, atol=2e-3)
             np.testing.assert_allclose(rows["volume_ml"][0, k], region.sum() * np.prod(case["spacing"]) / 1000, rtol=2e-3)
-            np.testing.assert_allclose(rows["hd95"][0, k], surface_distance_95(region, truth, case["spacing"]), rtol=0.05)
+            hd95, nsd = surface_agreement(region, truth, case["spacing"], plan.evaluation.tolerance_mm)
+            np.testing.assert_allclose(rows["hd95"][0, k], hd95, rtol=0.05)
+            np.testing.assert_allclose(rows["nsd"][0, k], nsd, atol=5e-3)
 
 
 class Oracle(nn.Module):

@@ -28,7 +28,7 @@ def normalise(batch: dict[str, Tensor], mode: str, stats: dict[str, dict[str, An
         else:
             out["image"] = _by_image(image.to(torch.float32)) if mode == "image" else _unit_range(image)
         if "image_missing" not in batch:
-            out["image_missing"] = torch.zeros(len(image), 1, dtype=torch.uint8, device=image.device)
+            out["image_missing"] = torch.zeros(image.shape[0], 1, dtype=torch.uint8, device=image.device)
     for name in ("emr", "sequence"):
         if name in batch:
             values = _standardise(batch[name], stats[name], axis=-1)
@@ -54,7 +54,7 @@ def _unit_range(image: Tensor) -> Tensor:
 def _by_image(image: Tensor) -> Tensor:
     """Each channel of each image clipped to CLIP and standardised, both over voxels above its minimum, which is where padding lies."""
     flat = image.flatten(2)
-    step = -(-flat.shape[2] // QUANTILE_VOXELS)
+    step = (flat.shape[2] + QUANTILE_VOXELS - 1) // QUANTILE_VOXELS  # rounded up without a negative number, which ONNX rounds to 0
     ordered = flat[:, :, ::step].sort(dim=2).values
     padding = (ordered == ordered[:, :, :1]).sum(2, keepdim=True)
     rest = ordered.shape[2] - padding

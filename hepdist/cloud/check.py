@@ -26,7 +26,7 @@ FOLDER = Path(__file__).parent
 # Not package data: `ray up` copies the project from the folder that the file is in, so it is of use only in a checkout, beside the package.
 CHECKOUT_FILE = FOLDER.parents[1] / "cluster.yaml"
 OVERLAYS = ("gcp", "on-premises")
-KUBERAY = "kuberay"
+KUBERAY, GRAFANA = "kuberay", "grafana"
 PLACEHOLDER = "REPLACE"
 ODD = (AttributeError, KeyError, TypeError, ValueError)
 """What reading a value of another kind raises, such as a text where a mapping should be."""
@@ -109,12 +109,13 @@ def check(tree: Node, recipe: Recipe | None = None) -> Findings:
 
 
 def write(overlay: str, file: str) -> None:
-    """cluster.yaml with an overlay merged onto it, or the Kubernetes file as it is. Raises ClusterError for a file that is there already."""
+    """cluster.yaml with an overlay merged onto it, or the Kubernetes file or Grafana's dashboard as they are. Raises ClusterError for a file
+    that is there already."""
     target = Path(file)
     if target.exists():
         raise ClusterError(f"'{file}' is there already; remove it, or name another file")
-    if overlay == KUBERAY:
-        text = (FOLDER / "kuberay.yaml").read_text(encoding="utf-8")
+    if overlay in (KUBERAY, GRAFANA):
+        text = (FOLDER / {KUBERAY: "kuberay.yaml", GRAFANA: "grafana.json"}[overlay]).read_text(encoding="utf-8")
     else:
         tree = load(overlay=overlay)
         head = f"# cluster.yaml with the overlay {overlay} of hepdist merged onto it (`hepdist cluster write {overlay} ...`), whose comments give the reasons.\n"

@@ -30,11 +30,13 @@ def intervals(
     """95 % intervals of every score that `scores(weight)` gives, over resampled patients.
 
     scores: from weight float64[r, n] to arrays [r] or [r, classes] by name. Rows of a patient are drawn together, since they are
-    not independent: an interval over rows would be too narrow (Field & Welsh, 2007).
+    not independent: an interval over rows would be too narrow (Field & Welsh, 2007). With few patients percentiles are too narrow, and are
+    taken further out (`expanded_level`).
     """
+    level = expanded_level(len(np.unique(patient)))
     blocks = [scores(weight) for weight in resampled_weights(patient, resamples, seed)]
     drawn = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
-    return {name: percentile_interval(values) for name, values in drawn.items()}
+    return {name: percentile_interval(values, level) for name, values in drawn.items()}
 
 
 def resampled_weights(patient: NDArray[np.str_], resamples: int, seed: int) -> Iterator[NDArray[np.float64]]:
@@ -49,6 +51,18 @@ def resampled_weights(patient: NDArray[np.str_], resamples: int, seed: int) -> I
     for start in range(0, resamples, block):
         times = [np.bincount(rng.integers(len(names), size=len(names)), minlength=len(names)) for _ in range(min(block, resamples - start))]
         yield np.stack(times)[:, owner].astype(np.float64)
+
+
+def expanded_level(patients: int, level: float = LEVEL) -> float:
+    """The level whose percentiles hold `level` with so many patients: as much wider as Student's interval is than the normal one with the
+    variance of a resample, which is (n - 1) / n of the sample's (Hesterberg, 2015). 0.963 for 30 patients, 0.951 for 600.
+    """
+    from scipy.stats import norm, t
+
+    if patients < 2:
+        return level
+    reach = t.ppf((1 + level) / 2, patients - 1) * np.sqrt(patients / (patients - 1))
+    return float(1 - 2 * norm.sf(reach))
 
 
 def percentile_interval(drawn: NDArray[np.float64], level: float = LEVEL) -> Interval:

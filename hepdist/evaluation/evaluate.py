@@ -13,12 +13,14 @@ import pandas as pd
 
 from hepdist.cluster import connect
 from hepdist.errors import RunError
+from hepdist.evaluation.further import Chosen, choose, further
 from hepdist.evaluation.metrics import choose_threshold
 from hepdist.evaluation.report import write_report
 from hepdist.evaluation.report_restoration import keep_triplets
 from hepdist.evaluation.report_segmentation import EXAMPLES
 from hepdist.evaluation.result import CLASSIFYING, RESTORATION, read_result, summarise, write_result
 from hepdist.evaluation.score import Scorer, cases_of, score_splits
+from hepdist.evaluation.subgroups import groups_of
 from hepdist.place import absolute
 from hepdist.recipe import Recipe, load_recipe
 from hepdist.shards.manifest import SPLITS, Manifest
@@ -56,7 +58,8 @@ def _evaluate_own(run: Path, recipe: Recipe, splits: tuple[str, ...], device: st
     wanted = set(splits) | ({"val"} if recipe.task.threshold == "validation" and "val" not in before else set())
     tables = {**before, **predict_splits(run, recipe, manifest, recipe.data.cohort, [s for s in SPLITS if s in wanted], device)}
     threshold = threshold_of(recipe, manifest, tables.get("val"))
-    _write(run, recipe, manifest, tables, threshold, {"model_sha256s": model})
+    chosen = choose(recipe.task.kind, tables.get("val"), _names(recipe, manifest), recipe.evaluation)
+    _write(run, recipe, manifest, recipe.data.cohort, tables, threshold, chosen, {"model_sha256s": model})
     _keep_examples(run, recipe, recipe.data.cohort, tables, device)
     write_report(run, recipe.data.cohort, split="test" if "test" in tables else splits[-1])
     return read_result(run)
@@ -72,8 +75,9 @@ def _evaluate_external(run: Path, recipe: Recipe, cohort: str, device: str) -> d
     shutil.copy(run / "recipe.yaml", folder / "recipe.yaml")
     parts = predict_splits(run, recipe, manifest, cohort, [s for s in SPLITS if manifest.rows(s)], device)
     table = pd.concat(parts.values(), ignore_index=True).assign(split="external")
-    threshold = float(read_result(run)["threshold"]["value"])
-    _write(folder, recipe, manifest, {"external": table}, threshold, {"trained_on": own.sha256(), "cohort": manifest.name})
+    result = read_result(run)
+    threshold, chosen = float(result["threshold"]["value"]), Chosen.of(result)
+    _write(folder, recipe, manifest, cohort, {"external": table}, threshold, chosen, {"trained_on": own.sha256(), "cohort": manifest.name})
     write_report(folder, cohort, split="external")
     return read_result(folder)
 
@@ -100,7 +104,7 @@ def _table(recipe: Recipe, manifest: Manifest, cohort: str, split: str, scored: 
             columns |= {f"label_{k}": scored["label"][:, k] for k in range(scored["label"].shape[1])}
         columns |= {f"probability_{k}": scored["probability"][:, k] for k in range(scored["probability"].shape[1])}
     else:
-        measured = RESTORATION if recipe.task.kind == "restoration" else ("dice", "hd95", "volume_ml", "true_volume_ml")
+        measured = RESTORATION if recipe.task.kind == "restoration" else ("dice", "hd95", "nsd", "volume_ml", "true_volume_ml")
         for what in measured:
             if what in scored:
                 columns |= {f"{what}_{name}": scored[what][:, k] for k, name in enumerate(_names(recipe, manifest))}
@@ -115,7 +119,14 @@ def _names(recipe: Recipe, manifest: Manifest) -> tuple[str, ...]:
 
 
 def _write(
-    folder: Path, recipe: Recipe, manifest: Manifest, tables: dict[str, pd.DataFrame], threshold: float, facts: dict[str, Any]
+    folder: Path,
+    recipe: Recipe,
+    manifest: Manifest,
+    cohort: str,
+    tables: dict[str, pd.DataFrame],
+    threshold: float,
+    chosen: Chosen,
+    facts: dict[str, Any],
 ) -> None:
     names = _names(recipe, manifest)
     part = folder / f".{PREDICTIONS}.part"
@@ -126,11 +137,17 @@ def _write(
     blocks = {
         split: summarise(task.kind, table, threshold, names, bootstrap, seed, ordinal=task.ordinal) for split, table in tables.items()
     }
+    groups = groups_of(cohort, manifest, recipe.evaluation.subgroups)
+    for split, table in tables.items():
+        blocks[split] |= further(task.kind, table, threshold, names, bootstrap, seed, chosen, groups)
     if recipe.task.kind in CLASSIFYING:
+        facts |= chosen.facts()
         facts["threshold"] = {"value": threshold, "rule": recipe.task.threshold}
         facts["positive"] = names[-1] if len(names) == 2 else None
     else:
         facts["threshold"] = {"value": 0.5, "rule": "half"}
+    if recipe.task.kind == "segmentation":
+        facts["tolerance_mm"] = recipe.evaluation.tolerance_mm
     train = training_facts(folder, recipe)
     write_result(
         folder,

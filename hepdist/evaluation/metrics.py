@@ -15,7 +15,9 @@ from hepdist.errors import RunError
 Floats = NDArray[np.float64]
 
 CALIBRATION_BINS = 15
-"""Equal-width bins of the calibration error, as in Guo et al., 2017."""
+"""Bins of the calibration errors, as in Guo et al., 2017."""
+LEAST_PROBABILITY = 1e-7
+"""Stated probabilities are taken as at least this much from 0 and 1 in logarithms: one sure error would make the mean infinite."""
 
 
 def classification_scores(
@@ -25,7 +27,7 @@ def classification_scores(
 
     label: int64[n], class index, none missing; probability: float[n, K]; weight: float[resamples, n]; threshold: used for two
     classes only, where class 1 is the positive one and is decided at probability >= threshold; more classes take the largest.
-    Two classes: auroc, average_precision, accuracy, balanced_accuracy, sensitivity, specificity, ppv, npv, f1, ece, brier.
+    Two classes: auroc, average_precision, accuracy, balanced_accuracy, sensitivity, specificity, ppv, npv, f1 and `calibration_scores`.
     More: auroc and average_precision are macro averages of one class against the rest over the classes that `label` holds,
     `auroc_per_class` and `sensitivity_per_class` are [resamples, K], and there is no specificity, ppv, npv or f1.
     ordinal: the classes are in order, and `ordinal_scores` of the decisions are added.
@@ -44,7 +46,6 @@ def classification_scores(
         true_positive, wrong = weight @ (called & truth[:, 1]), weight @ (1 - hit)
         scores["f1"] = _divide(2 * true_positive, 2 * true_positive + wrong)
         scores |= {"auroc": auroc(truth[:, 1], positive, weight), "average_precision": average_precision(truth[:, 1], positive, weight)}
-        scores["brier"] = _share(weight, (positive - label) ** 2)
     else:
         held = [k for k in range(classes) if truth[:, k].any()]
         by_class = np.full((len(weight), classes), np.nan)
@@ -53,9 +54,36 @@ def classification_scores(
         precision = np.stack([average_precision(truth[:, k], probability[:, k], weight) for k in held], axis=1)
         scores |= {"auroc": by_class[:, held].mean(axis=1), "average_precision": precision.mean(axis=1)}
         scores |= {"auroc_per_class": by_class, "sensitivity_per_class": recall}
-        scores["brier"] = _share(weight, ((probability - truth) ** 2).sum(axis=1))
-    scores["ece"] = calibration_error(label, probability, weight)
+    scores |= calibration_scores(label, probability, weight)
     return scores | (ordinal_scores(label, decision, classes, weight) if ordinal else {})
+
+
+def calibration_scores(label: NDArray[np.int64], probability: Floats, weight: Floats) -> dict[str, Floats]:
+    """How far stated probabilities can be trusted: brier, log_loss, ece and ece_equal_mass; label and probability as those of either task.
+
+    brier: mean squared error; of two classes of the positive one, of more the sum over classes, of findings the mean over them.
+    log_loss: cross-entropy in nats, of findings the mean over them, whose calibration errors are means over findings too.
+    """
+    if label.ndim == 2:
+        clipped = probability.clip(LEAST_PROBABILITY, 1 - LEAST_PROBABILITY)
+        loss = -np.where(label == 1, np.log(clipped), np.log(1 - clipped)).mean(axis=1)
+        scores = {"brier": _share(weight, ((probability - label) ** 2).mean(axis=1)), "log_loss": _share(weight, loss)}
+        each = [np.stack([1 - p, p], axis=1) for p in probability.T]
+        for name, edges in (("ece", equal_width_edges), ("ece_equal_mass", equal_mass_edges)):
+            errors = [calibration_error(truth, p, weight, edges(p[:, 1])) for truth, p in zip(label.T, each, strict=True)]
+            scores[name] = np.mean(errors, axis=0)
+        return scores
+    if probability.shape[1] == 2:
+        brier = (probability[:, 1] - label) ** 2
+    else:
+        brier = ((probability - np.eye(probability.shape[1])[label]) ** 2).sum(axis=1)
+    stated = stated_and_observed(label, probability)[0]
+    return {
+        "brier": _share(weight, brier),
+        "log_loss": _share(weight, -np.log(probability[np.arange(len(label)), label].clip(LEAST_PROBABILITY))),
+        "ece": calibration_error(label, probability, weight, equal_width_edges(stated)),
+        "ece_equal_mass": calibration_error(label, probability, weight, equal_mass_edges(stated)),
+    }
 
 
 def ordinal_scores(label: NDArray[np.int64], decision: NDArray[np.int64], classes: int, weight: Floats) -> dict[str, Floats]:
@@ -76,7 +104,7 @@ def multilabel_scores(label: NDArray[np.int64], probability: Floats, weight: Flo
 
     label: int64[n, K] of 0 and 1; probability: float[n, K]. auroc, average_precision, sensitivity, specificity and balanced_accuracy
     are macro averages over the findings that are both present and absent somewhere in `label`; accuracy is the share of
-    (row, finding) pairs that are right; brier is the mean over findings; `<name>_per_class` are [resamples, K].
+    (row, finding) pairs that are right; `calibration_scores` are added; `<name>_per_class` are [resamples, K].
     """
     count = probability.shape[1]
     truth, called = label == 1, probability >= threshold
@@ -91,24 +119,30 @@ def multilabel_scores(label: NDArray[np.int64], probability: Floats, weight: Flo
     scores = {name: values[:, held].mean(axis=1) if len(held) else np.full(len(weight), np.nan) for name, values in per_class.items()}
     scores["balanced_accuracy"] = (scores["sensitivity"] + scores["specificity"]) / 2
     scores["accuracy"] = _share(weight, (truth == called).mean(axis=1))
-    scores["brier"] = _share(weight, ((probability - truth) ** 2).mean(axis=1))
+    scores |= calibration_scores(label, probability, weight)
     return scores | {f"{name}_per_class": values for name, values in per_class.items()}
 
 
 def segmentation_scores(
-    dice: Floats, hd95: Floats | None, volume_ml: Floats | None, true_volume_ml: Floats | None, weight: Floats
+    dice: Floats, hd95: Floats | None, volume_ml: Floats | None, true_volume_ml: Floats | None, weight: Floats, nsd: Floats | None = None
 ) -> dict[str, Floats]:
     """All scores of a segmenter, from what was measured on each case.
 
     dice: float[n, C] by foreground class, nan where truth and prediction are both empty: such cases are left out, since there is
-    nothing to overlap. hd95: float[n, C] millimetres, inf where only one of the two is empty. volumes: float[n, C] millilitres.
-    `dice` is the mean over classes of `dice_per_class`, the mean over cases; `hd95` likewise over finite distances, and
+    nothing to overlap. hd95: float[n, C] millimetres, inf where only one of the two is empty. volumes: float[n, C] millilitres. nsd: float[n, C],
+    share of both surfaces within the tolerance of the other, 0 where only one of the two is empty.
+    `dice` is the mean over classes of `dice_per_class`, the mean over cases; `iou` and `nsd` likewise; `hd95` over finite distances, and
     `hd95_infinite_share` is the share of (case, class) pairs left out of it because one side found nothing;
     `volume_bias_ml_per_class` is the mean of predicted minus true volume, `volume_error_ml_per_class` that of its absolute value.
     """
     there = ~np.isnan(dice)
     per_class = _column_means(dice, there, weight)
     scores = {"dice": _mean_defined(per_class), "dice_per_class": per_class}
+    overlap = _column_means(dice / (2 - dice), there, weight)  # of a case both hold the same, of a mean they do not
+    scores |= {"iou": _mean_defined(overlap), "iou_per_class": overlap}
+    if nsd is not None:
+        within = _column_means(nsd, there & ~np.isnan(nsd), weight)
+        scores |= {"nsd": _mean_defined(within), "nsd_per_class": within}
     if hd95 is not None:
         measured = there & ~np.isnan(hd95)
         finite = measured & np.isfinite(hd95)
@@ -141,6 +175,14 @@ def decide(probability: Floats, threshold: float) -> NDArray[np.int64]:
     if probability.shape[1] == 2:
         return (probability[:, 1] >= threshold).astype(np.int64)
     return probability.argmax(axis=1)
+
+
+def sureness(probability: Floats, threshold: float) -> Floats:
+    """How sure a decision of `decide` is, float[n], for ranking: of two classes the distance to the threshold in log-odds, else the largest."""
+    if probability.shape[1] != 2:
+        return probability.max(axis=1)
+    stated, limit = (np.clip(values, LEAST_PROBABILITY, 1 - LEAST_PROBABILITY) for values in (probability[:, 1], np.float64(threshold)))
+    return np.abs(np.log(stated / (1 - stated)) - np.log(limit / (1 - limit)))
 
 
 def choose_threshold(probability: Floats, label: NDArray[np.int64], rule: str) -> float:
@@ -179,15 +221,26 @@ def average_precision(truth: NDArray[np.bool_], score: Floats, weight: Floats) -
     return _divide((positive * precision).sum(axis=1), positive.sum(axis=1))
 
 
-def calibration_error(label: NDArray[np.int64], probability: Floats, weight: Floats, bins: int = CALIBRATION_BINS) -> Floats:
-    """Expected calibration error: the mean gap between stated and observed frequency over equal-width bins, weighted by rows.
+def calibration_error(label: NDArray[np.int64], probability: Floats, weight: Floats, edges: Floats) -> Floats:
+    """Expected calibration error: the mean gap between stated and observed frequency over bins, weighted by rows.
 
     Two classes: probability of class 1 against its frequency. More: the largest probability against accuracy (Guo et al., 2017).
+    edges: inner borders of the bins, ascending; a value on a border is in the bin above it.
     """
     stated, observed = stated_and_observed(label, probability)
-    member = bin_of(stated, bins)[:, None] == np.arange(bins)
+    member = bin_of(stated, edges)[:, None] == np.arange(len(edges) + 1)
     gap = weight @ (member * (stated - observed)[:, None])
     return _divide(np.abs(gap).sum(axis=1), weight.sum(axis=1))
+
+
+def equal_width_edges(stated: Floats, bins: int = CALIBRATION_BINS) -> Floats:
+    """Borders that cut [0, 1] evenly."""
+    return np.arange(1, bins) / bins
+
+
+def equal_mass_edges(stated: Floats, bins: int = CALIBRATION_BINS) -> Floats:
+    """Borders between which about as many of `stated` lie; equal values stay together (Nixon et al., 2019)."""
+    return np.quantile(stated, np.arange(1, bins) / bins)
 
 
 def stated_and_observed(label: NDArray[np.int64], probability: Floats) -> tuple[Floats, Floats]:
@@ -197,9 +250,9 @@ def stated_and_observed(label: NDArray[np.int64], probability: Floats) -> tuple[
     return probability.max(axis=1), (probability.argmax(axis=1) == label).astype(np.float64)
 
 
-def bin_of(stated: Floats, bins: int) -> NDArray[np.int64]:
-    """Index of the equal-width bin of [0, 1] that holds each value; the last bin holds 1."""
-    return np.minimum((stated * bins).astype(np.int64), bins - 1)
+def bin_of(stated: Floats, edges: Floats) -> NDArray[np.int64]:
+    """Index of the bin that holds each value."""
+    return np.searchsorted(edges, stated, side="right")
 
 
 def weight_by_level(truth: NDArray[np.bool_], score: Floats, weight: Floats) -> tuple[Floats, Floats]:

@@ -13,13 +13,13 @@ Floats = NDArray[np.float64]
 
 
 @styled
-def dice_plot(dice: Floats, classes: tuple[str, ...]) -> Markup:
-    """Every case's Dice [n, C] as a point beside the box of its class; nan (both empty) is left out."""
+def overlap_plot(overlap: Floats, classes: tuple[str, ...], title: str, name: str) -> Markup:
+    """Every case's Dice or surface Dice [n, C] as a point beside the box of its class; nan (both empty) is left out. name: of the svg."""
     made, (axes,) = figure(4.4, 3.9)
-    _strips(axes, [column[~np.isnan(column)] for column in dice.T], classes)
-    low = float(np.nanmin(dice)) if np.isfinite(dice).any() else 0.0
-    axes.set(ylabel="Dice", ylim=(max(-0.02, min(0.5, low - 0.05)), 1.01))
-    return svg(made, "dice", "Dice of every case by class")
+    _strips(axes, [column[~np.isnan(column)] for column in overlap.T], classes)
+    low = float(np.nanmin(overlap)) if np.isfinite(overlap).any() else 0.0
+    axes.set(ylabel=title, ylim=(max(-0.02, min(0.5, low - 0.05)), 1.01))
+    return svg(made, name, f"{title} of every case by class")
 
 
 @styled

@@ -17,9 +17,11 @@ from hepdist.evaluation.provenance import commands, shown_recipe, versions
 from hepdist.evaluation.report_classification import classification_part
 from hepdist.evaluation.report_restoration import restoration_part, restoration_sentence
 from hepdist.evaluation.report_segmentation import segmentation_part
+from hepdist.evaluation.report_subgroups import subgroup_cautions, subgroup_part
 from hepdist.evaluation.result import CLASSIFYING, read_result
 from hepdist.evaluation.wording import (
     MEANINGS,
+    calibration_sentence,
     cautions,
     class_table,
     counted,
@@ -61,12 +63,14 @@ def write_report(run_folder: Path, cohort_folder: str | Path, *, split: str = "t
     elif task == "restoration":
         part = restoration_part(block, predictions, run_folder)
     else:
-        part = segmentation_part(block, predictions, run_folder, cohort_folder, manifest)
+        part = segmentation_part(block, predictions, run_folder, cohort_folder, manifest, result.get("tolerance_mm"))
     kind = task if task in ("segmentation", "restoration") else "binary" if "specificity" in block else "classes"
-    page = _environment().get_template(REPORT).render(
+    page = environment().get_template(REPORT).render(
         name=recipe["name"], cohort=manifest.name, task=task, split=split, noun=noun, block=block, result=result, part=part,
         sentence=_sentence(block, result, noun), headlines=headlines(block, kind),
-        cautions=cautions(block, result, split, noun) + prevalence_caution(block, manifest.counts.get("train", {}).get("classes", {}), split),
+        cautions=[*cautions(block, result, split, noun), *prevalence_caution(block, manifest.counts.get("train", {}).get("classes", {}), split),
+                  *subgroup_cautions(block)],
+        calibration=calibration_sentence(result), subgroups=subgroup_part(block),
         table={name: {s.key: s for s in scores_of(scored)} for name, scored in result["split"].items()}, meanings=MEANINGS,
         class_table=class_table(block), flow=cohort_flow(cohort_folder, manifest), colours=_class_colours(manifest.label_names), split_rule=_split_rule(manifest),
         curves=_curves(run_folder, recipe, task), train=_train_facts(result["train"], recipe), recipe=shown_recipe(recipe_text),
@@ -79,7 +83,8 @@ def write_report(run_folder: Path, cohort_folder: str | Path, *, split: str = "t
     return path
 
 
-def _environment() -> jinja2.Environment:
+def environment() -> jinja2.Environment:
+    """Of the templates in this folder, which include page.css."""
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     return jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
 

@@ -38,15 +38,23 @@ class Example:
 
 
 def segmentation_part(
-    block: dict[str, Any], predictions: pd.DataFrame, run_folder: Path, cohort_folder: str | Path, manifest: Manifest
+    block: dict[str, Any],
+    predictions: pd.DataFrame,
+    run_folder: Path,
+    cohort_folder: str | Path,
+    manifest: Manifest,
+    tolerance_mm: float | None,
 ) -> dict[str, Any]:
     """`figures` [(svg, title, caption)] and `examples` of one split, for the template; `wide` holds figures over the full width."""
     classes = manifest.fields["mask"].classes[1:]
     dice = by_class(predictions, "dice", classes)
     assert dice is not None, "summarise has read it"
-    hd95, volume, true_volume = (by_class(predictions, what, classes) for what in ("hd95", "volume_ml", "true_volume_ml"))
+    hd95, nsd, volume, true_volume = (by_class(predictions, what, classes) for what in ("hd95", "nsd", "volume_ml", "true_volume_ml"))
     caption = f"A point a case; the box holds the middle half. Mean {number(block['dice'])} ({span(block['dice_ci'])})."
-    figures = [(plots.dice_plot(dice, classes), "Overlap", caption)]
+    figures = [(plots.overlap_plot(dice, classes, "Dice", "dice"), "Overlap", caption)]
+    if nsd is not None and np.isfinite(nsd).any():
+        caption = f"Share of both surfaces within {tolerance_mm:g} mm of the other. Mean {number(block['nsd'])} ({span(block['nsd_ci'])})."
+        figures.append((plots.overlap_plot(nsd, classes, "surface Dice", "nsd"), "Surface Dice", caption))
     if hd95 is not None and np.isfinite(hd95).any():
         caption = f"Mean {number(block['hd95'], ' mm')} ({span(block['hd95_ci'], ' mm')}); pairs with one side empty are left out."
         figures.append((plots.distance_plot(hd95, classes), "Surface distance", caption))

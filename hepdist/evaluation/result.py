@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from hepdist.errors import RunError
 from hepdist.evaluation.bootstrap import Interval, intervals
 from hepdist.evaluation.concordance import concordance
+from hepdist.evaluation.delong import auroc_covariance, auroc_interval
 from hepdist.evaluation.metrics import classification_scores, multilabel_scores, restoration_scores, segmentation_scores
 from hepdist.evaluation.provenance import versions
 
@@ -40,7 +41,8 @@ def summarise(
 
     predictions: the rows of one split, with the columns of predictions.parquet (docs/format.md); rows without a label count in
     `unlabelled` alone. label_names: class names by index (segmentation: foreground classes, restoration: degradations); ordinal: they
-    are in order. Scores by class are mappings.
+    are in order. Scores by class are mappings. `auroc_delong_ci`, or `auroc_per_class_delong_ci`, is a second interval of the AUROC,
+    by DeLong's variance.
     `resamples_skipped` names the scores that some resamples could not give. Raises RunError where there is nothing to score.
     """
     table = predictions.to_pandas() if isinstance(predictions, pa.Table) else predictions
@@ -61,10 +63,11 @@ def summarise(
         scores = partial(restoration_scores, *measured)
     else:
         labelled = table
-        dice, hd95, volume, true_volume = (by_class(table, key, label_names) for key in ("dice", "hd95", "volume_ml", "true_volume_ml"))
+        measures = ("dice", "hd95", "volume_ml", "true_volume_ml", "nsd")
+        dice, hd95, volume, true_volume, nsd = (by_class(table, key, label_names) for key in measures)
         if dice is None:
             raise RunError(f"predictions lack the columns dice_{label_names[0]}, ...; evaluate the run again")
-        scores = partial(segmentation_scores, dice, hd95, volume, true_volume)
+        scores = partial(segmentation_scores, dice, hd95, volume, true_volume, nsd=nsd)
     if labelled.empty:
         raise RunError("none of the rows to score has a label; choose another split")
 
@@ -79,6 +82,8 @@ def summarise(
         block["classes"] = {name: int((label[:, k] if several else label == k).sum()) for k, name in enumerate(label_names)}
     for name, point in points.items():
         block |= {name: _named(point, label_names), f"{name}_ci": _named_bounds(bounds[name], label_names)}
+    if task_kind in CLASSIFYING:
+        block |= _delong(label, probability, patient, label_names)
     block["resamples"] = bootstrap
     block["resamples_skipped"] = {name: bound.skipped for name, bound in bounds.items() if bound.skipped}
     return block
@@ -140,6 +145,22 @@ def plain(value: Any) -> Any:
     if isinstance(value, (float, np.floating)):
         return float(value) if math.isfinite(value) else None
     return value
+
+
+def _delong(
+    label: NDArray[np.int64], probability: NDArray[np.float64], patient: NDArray[np.str_], names: tuple[str, ...]
+) -> dict[str, Any]:
+    """The interval of each AUROC by DeLong's variance, beside the bootstrap's; a class that all or no rows have is left as null."""
+    truth = label == 1 if label.ndim == 2 else label[:, None] == np.arange(len(names))
+    bounds = {}
+    for k, name in enumerate(names):
+        bounds[name] = (float("nan"), float("nan"))
+        if truth[:, k].any() and not truth[:, k].all():
+            area, covariance = auroc_covariance(truth[:, k], probability[None, :, k], patient)
+            bounds[name] = auroc_interval(float(area[0]), float(covariance[0, 0]))
+    if label.ndim == 1 and len(names) == 2:
+        return plain({"auroc_delong_ci": bounds[names[1]]})
+    return plain({"auroc_per_class_delong_ci": bounds})
 
 
 def _concordance(table: pd.DataFrame, bootstrap: int, seed: int) -> tuple[NDArray[np.float64], Interval]:

@@ -45,7 +45,7 @@ class Scorer:
     def __call__(self, item: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """item: {'split': [1], 'first': int64[1], 'last': int64[1]}; returns one entry a case: 'split' and what `predict` gives."""
         split, rows = str(item["split"][0]), np.arange(item["first"][0], item["last"][0])
-        measured = ("hd95",) if self.recipe.evaluation.surface and self.recipe.task.kind == "segmentation" else ()
+        measured = ("hd95", "nsd") if self.recipe.evaluation.surface and self.recipe.task.kind == "segmentation" else ()
         found = self.predict(split, rows, measured)
         return {"split": np.full(len(found["row"]), split), **found}
 

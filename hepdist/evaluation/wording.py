@@ -53,7 +53,15 @@ MEANINGS = {
         "Calibration error",
         "Mean gap between stated probability and observed frequency over 15 bins (ECE); 0 is perfect, and small samples raise it.",
     ),
+    "ece_equal_mass": Meaning(
+        "Calibration error, equal bins", "The same over 15 bins that hold equally many cases each, so that none rests on a few of them."
+    ),
+    "log_loss": Meaning(
+        "Log loss", "Mean of −log of the probability given to the truth; 0 is perfect, sure errors cost most.", bounded=False
+    ),
     "dice": Meaning("Dice", "Overlap of predicted and true region, 1 is perfect; mean over classes of the mean over cases."),
+    "iou": Meaning("IoU", "Overlap as a share of the union of both regions (Jaccard); always below Dice."),
+    "nsd": Meaning("Surface Dice", "Share of both surfaces that lies within the tolerance of the other (NSD); 0 where one side is empty."),
     "hd95": Meaning(
         "HD95", "95th percentile of the distance between the two surfaces, in millimetres; 0 is perfect.", unit=" mm", bounded=False
     ),
@@ -149,6 +157,22 @@ def threshold_sentence(threshold: dict[str, Any], positive: str | None) -> str:
     return f"A case {what} from a predicted probability of {threshold['value']:.3g}, {when}."
 
 
+def calibration_sentence(result: dict[str, Any]) -> str:
+    """What temperature scaling did, or why it was not done; empty for tasks and results without it."""
+    calibration = result.get("calibration")
+    if calibration is None:
+        lacking = "calibration" in result
+        return "Temperature and operating points need the validation split: hepdist evaluate RUN --split val." if lacking else ""
+    if not calibration["temperature"]:
+        return f"No temperature could be fitted: {calibration['reason']}."
+    temperature = calibration["temperature"]
+    what = "less sure" if temperature > 1 else "surer"
+    return (
+        f"On validation ({calibration['n']:,} cases) the probabilities fit best when made {what}, by a temperature of {temperature:.2f}; those"
+        " shown and stored are as predicted, unless said otherwise."
+    )
+
+
 def cautions(block: dict[str, Any], result: dict[str, Any], split: str, noun: str) -> list[str]:
     """What a careful reader should know before quoting the scores."""
     found = []
@@ -160,6 +184,12 @@ def cautions(block: dict[str, Any], result: dict[str, Any], split: str, noun: st
         title = MEANINGS[name.removesuffix("_per_class")].title
         if not name.endswith("_per_class") and skipped > block["resamples"] / 100:
             found.append(f"{title} could not be computed in {skipped} of {block['resamples']} resamples, which its interval leaves out.")
+    perfect = [MEANINGS[name].title for name in ("auroc", "sensitivity", "specificity") if block.get(name) in (0, 1) and name in block]
+    if perfect:
+        found.append(
+            f"{' and '.join(perfect)} {'is' if len(perfect) == 1 else 'are'} at the end of the scale, where resamples have no spread: the interval"
+            " can't say how far the truth may be from it."
+        )
     if block.get("hd95_infinite_share"):
         found.append(
             f"In {100 * block['hd95_infinite_share']:.1f} % of (case, class) pairs only one of truth and prediction is empty; HD95 leaves them out."

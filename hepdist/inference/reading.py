@@ -69,7 +69,7 @@ class Reading:
 
         each: like `map`, for the pass over DICOM headers. Raises IngestError and RecipeError.
         """
-        spec = _spec(signature, options)
+        spec = reading_spec(signature, options)
         files = Files(source)
         table, inside = table_of(files, spec)
         self.stamp = "" if table is None else table.stamp()
@@ -111,8 +111,8 @@ class Reading:
         return Case(sample, self.table.rows.get(key, {}), pack(visits, self._length) if visits is not None and self._length else None)
 
 
-def _spec(signature: Signature, options: Sequence[str]) -> IngestSpec:
-    """The options given, and for the rest those that the model's cohort was made with."""
+def reading_spec(signature: Signature, options: Sequence[str]) -> IngestSpec:
+    """The options given, and for the rest those that the model's cohort was made with. Raises RecipeError."""
     for option in options:
         key = option.partition("=")[0]
         if key in NOT_HERE:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import warnings
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 import pydicom
 
@@ -19,27 +20,25 @@ class Refused(Exception):
         self.check, self.reason = check, reason
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Read what is written, without validation, warnings or log lines: these quote values, and values may be about a patient.
+class _Shared:
+    """A state of the whole process that several blocks, in several threads, are in at once: the first one makes it, the last one ends it."""
 
-    Inside another such block it does nothing: each change of what is logged empties the caches of all loggers.
-    """
-    global _inside
-    if not _inside:
-        _outermost.enter_context(_hushed())
-    _inside += 1
-    try:
-        yield
-    finally:
-        _inside -= 1
-        if not _inside:
-            _outermost.close()
+    def __init__(self, state: Callable[[], AbstractContextManager[None]]) -> None:
+        self._state, self._lock, self._inside, self._outermost = state, threading.Lock(), 0, ExitStack()
 
-
-_inside = 0
-"""Blocks of `quiet` that this process is in, and what ends the outermost one."""
-_outermost = ExitStack()
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        with self._lock:
+            if not self._inside:
+                self._outermost.enter_context(self._state())
+            self._inside += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._inside -= 1
+                if not self._inside:
+                    self._outermost.close()
 
 
 @contextmanager
@@ -55,8 +54,7 @@ def _hushed() -> Iterator[None]:
 
 
 @contextmanager
-def muted() -> Iterator[None]:
-    """Without what decoders written in C print to standard error, past Python: OpenJPEG tells of each damaged marker."""
+def _without_stderr() -> Iterator[None]:
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(nowhere, 2)
@@ -65,3 +63,19 @@ def muted() -> Iterator[None]:
         os.dup2(kept, 2)
         os.close(kept)
         os.close(nowhere)
+
+
+def quiet() -> AbstractContextManager[None]:
+    """Read what is written, without validation, warnings or log lines: these quote values, and values may be about a patient.
+
+    Inside another such block it does nothing: each change of what is logged empties the caches of all loggers.
+    """
+    return _quiet()
+
+
+def muted() -> AbstractContextManager[None]:
+    """Without what decoders written in C print to standard error, past Python: OpenJPEG tells of each damaged marker."""
+    return _muted()
+
+
+_quiet, _muted = _Shared(_hushed), _Shared(_without_stderr)

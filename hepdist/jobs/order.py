@@ -6,10 +6,14 @@ another one it is refused.
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 import hepdist
 from hepdist.errors import HepdistError, RecipeError
@@ -19,10 +23,15 @@ from hepdist.recipe import Recipe, load_recipe
 from hepdist.shards.manifest import Manifest
 from hepdist.stores import is_uri
 
-VERBS = ("ingest", "train", "tune", "evaluate", "crossval", "predict")
+STAY = ("doctor", "phantom", "reidentify", "inspect", "submit", "demo", "serve", "cluster")
+"""Verbs that are about this machine or for a person who looks on; every other one can be a job."""
+ON_DISK = ("run",)
+"""Arguments that name a folder which no object store can hold; all others but a recipe may be URIs."""
+PLACES = ("cohort", "out", "into")
+"""Options that name a file or folder."""
 RECIPE = "recipe.yaml"
 FILES = ("emr", "labels_table", "label_rules", "emr_dictionary", "mask_folders", "salt", "reidentification_map", "reidentification_key")
-"""Options of ingest that may name a file or folder."""
+"""Among words of the form key=value, those whose value may name a file or folder."""
 
 
 @dataclass
@@ -44,36 +53,41 @@ def order(verb: str, words: Sequence[str], *, here: bool, cluster: str) -> Order
     here: the cluster is this machine; cluster: its name in messages. Raises RecipeError for a wrong recipe, an unknown verb and a path that the
     cluster would not find.
     """
-    if verb not in VERBS:
-        raise RecipeError(f"'{verb}' can't be submitted as a job; use one of {', '.join(VERBS)}")
-    flags, plain = _apart(words)
+    command = commands().get(verb)
+    if command is None:
+        raise RecipeError(f"'{verb}' can't be submitted as a job; use one of {', '.join(commands())}")
     where = _Where(here, cluster)
-    if verb == "ingest":
-        if len(plain) < 2:
-            raise RecipeError("hepdist submit ingest needs SOURCE and COHORT")
-        source, cohort, *options = plain
-        options = [where.option(option) for option in options]
-        found = Order(verb, [where.path("SOURCE", source), where.path("COHORT", cohort), *options, *flags], Path(cohort).name)
-    elif verb == "evaluate":
-        if not plain:
-            raise RecipeError("hepdist submit evaluate needs a run's folder")
-        found = Order(verb, [where.path("RUN", plain[0], uri=False), *plain[1:], *_other_cohort(flags, where)], Path(plain[0]).name)
-    elif verb == "predict":
-        if len(plain) < 3:
-            raise RecipeError("hepdist submit predict needs RUN, INPUT and OUT")
-        runs, source, out, *options = plain
-        members = "+".join(where.path("RUN", run, uri=False) for run in runs.split("+"))
-        paths = [members, where.path("INPUT", source), where.path("OUT", out)]
-        found = Order(verb, [*paths, *(where.option(option) for option in options), *flags], Path(out).name)
-    else:
-        if not plain:
-            raise RecipeError(f"hepdist submit {verb} needs a recipe")
-        recipe = where.recipe(load_recipe(plain[0], plain[1:]), searches=verb == "tune")
+    given, _, _ = command.make_parser(command.context_class(command)).parse_args(list(words))
+    arguments = [param for param in command.params if param.param_type_name == "argument"]
+    if missing := [param.name.upper() for param in arguments if param.required and given.get(param.name) is None]:
+        raise RecipeError(f"hepdist submit {verb} needs {' and '.join(missing)}")
+    flags = [flag for param in command.params if param not in arguments for flag in _flags(param, given.get(param.name), where)]
+    if arguments[0].name == "recipe":
+        recipe = where.recipe(load_recipe(given["recipe"], list(given.get("overrides") or ())), searches=verb == "tune")
         found = Order(verb, [RECIPE, *flags], recipe.name, {RECIPE: recipe.dump()}, _of_recipe(recipe))
+    else:
+        places = {param.name: given[param.name] for param in arguments if param.nargs == 1 and given.get(param.name) is not None}
+        several = {param.name for param in arguments if "+" in (param.metavar or "")}  # RUN+RUN
+        told = []
+        for name, place in places.items():
+            parts = place.split("+") if name in several else [place]
+            told.append("+".join(where.path(name.upper(), part, uri=name not in ON_DISK) for part in parts))
+        told += [where.option(word) for param in arguments if param.nargs != 1 for word in given.get(param.name) or ()]
+        found = Order(verb, [*told, *flags], Path(list(places.values())[-1]).name, metadata=_of_run(places.get("run", "")))
     found.metadata |= {"verb": verb, "name": found.name, "who": _who(), "hepdist": hepdist.__version__}
     if commit := source_commit():
         found.metadata["git_commit"] = commit
     return found
+
+
+def commands() -> dict[str, Any]:
+    """The command line's own verbs that can be jobs, by name: whatever is added there can be submitted."""
+    import typer
+
+    from hepdist.cli import app
+
+    found: Any = typer.main.get_command(app)
+    return {name: command for name, command in found.commands.items() if name not in STAY}
 
 
 class _Where:
@@ -112,26 +126,14 @@ class _Where:
         return recipe.model_copy(update={"data": data, "train": train, "runs": runs, "search": search})
 
 
-def _apart(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Options, each with its value joined by '=', and the rest."""
-    flags, plain, words = [], [], list(words)
-    while words:
-        word = words.pop(0)
-        if not word.startswith("-"):
-            plain.append(word)
-        elif word in WITH_VALUE and words:
-            flags.append(f"{word}={words.pop(0)}")
-        else:
-            flags.append(word)
-    return flags, plain
-
-
-WITH_VALUE = ("--split", "--cohort", "--folds", "--repeats")
-
-
-def _other_cohort(flags: list[str], where: _Where) -> list[str]:
-    names = [flag.partition("=") for flag in flags]
-    return [f"{key}={where.path(key, value)}" if key == "--cohort" else key + equals + value for key, equals, value in names]
+def _flags(param: Any, value: Any, where: _Where) -> list[str]:
+    """An option as it was given, in one word; none where it was not."""
+    if value is None:
+        return []
+    if param.is_flag:
+        return [param.opts[0] if value else param.secondary_opts[0]]
+    values = value if isinstance(value, list | tuple) else [value]
+    return [f"{param.opts[0]}={where.path(param.opts[0], one) if param.name in PLACES else one}" for one in values]
 
 
 def _of_recipe(recipe: Recipe) -> dict[str, str]:
@@ -141,6 +143,15 @@ def _of_recipe(recipe: Recipe) -> dict[str, str]:
         told["cohort_sha256"] = Manifest.load(recipe.data.cohort).sha256()
     except (HepdistError, OSError):  # on a disk of the cluster, perhaps; the job itself says so where it is nowhere
         pass
+    return told
+
+
+def _of_run(run: str) -> dict[str, str]:
+    """Which recipe made the run in a folder, on which state of which cohort, where that can be read from here."""
+    told = {}
+    with contextlib.suppress(OSError):
+        told["recipe"] = str(yaml.safe_load((Path(run) / "recipe.yaml").read_text(encoding="utf-8"))["name"])
+        told["cohort_sha256"] = (Path(run) / "cohort.sha256").read_text(encoding="utf-8").strip()
     return told
 
 

@@ -68,7 +68,7 @@ class Fusion(nn.Module):
         if name == "image":
             return batch["image_missing"][:, 0] == 0
         columns = self.reads[name]
-        there = torch.zeros(len(batch[columns[0]]), dtype=torch.bool, device=batch[columns[0]].device)
+        there = torch.zeros(batch[columns[0]].shape[0], dtype=torch.bool, device=batch[columns[0]].device)
         if "emr_missing" in columns:
             there = there | ~batch["emr_missing"].bool().all(1)
         if "sequence_length" in columns:

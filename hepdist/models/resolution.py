@@ -57,7 +57,7 @@ def unfold(x: Tensor, stride: tuple[int, ...]) -> Tensor:
     if max(stride) == 1:
         return x
     dims, inner = len(stride), math.prod(stride)
-    x = x.reshape(len(x), x.shape[1] // inner, *stride, *x.shape[2:])
+    x = x.reshape(x.shape[0], x.shape[1] // inner, *stride, *x.shape[2:])
     x = x.permute(0, 1, *(axis for i in range(dims) for axis in (2 + dims + i, 2 + i)))
     return x.reshape(*x.shape[:2], *(x.shape[2 + 2 * i] * x.shape[3 + 2 * i] for i in range(dims)))
 

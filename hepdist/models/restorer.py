@@ -28,6 +28,8 @@ class Restorer(nn.Module):
         channels, *sides = inputs.image
         dims = len(sides)
         self.multiple = 2 ** len(spec.encoder)
+        self.grid = (self.multiple,) * dims
+        """Voxels of each axis that the coarsest level sees as one: sides that differ by multiples of it are halved alike."""
         self.halves = (2,) * dims
         widths = [spec.width << level for level in range(len(spec.encoder) + 1)]
         self.first = CONV[dims](channels, spec.width, 3, padding=1)

@@ -48,6 +48,8 @@ class Member(nn.Module):
     def __init__(self, spec: RNNSpec, inputs: Inputs) -> None:
         super().__init__()
         self.carry, self.last_visit, self.hide = spec.carry, spec.last_visit, spec.hide
+        self.packed = True
+        """False: the cell also runs over the padding, and its state is read at the last visit: the same, for graphs that know no packing."""
         self.columns = ColumnEncoder(inputs.sequence, inputs.sequence_quantiles, spec.numbers)
         visit = self.columns.width + 2
         between = spec.dropout if spec.layers > 1 else 0.0
@@ -64,19 +66,23 @@ class Member(nn.Module):
         if self.training and self.hide:
             missing, static = hide(missing, self.hide), (*static[:1], *(hide(mask, self.hide) for mask in static[1:]))
         visits = self.visits(sequence, missing, gap)
-        # a patient without a visit can't be packed: the first padded one stands in, and its state is taken away again
-        packed = pack_padded_sequence(visits, length.clamp(min=1).cpu(), batch_first=True, enforce_sorted=False)
-        _, state = self.cell(packed)
-        state = (state[0] if isinstance(state, tuple) else state)[-1]
+        state = self.state(visits, length)
         seen = (length > 0).to(state.dtype)[:, None]
         parts = [state * seen]
         if self.last_visit:
-            last = (length - 1).clamp(min=0)[:, None, None].expand(-1, 1, visits.shape[2])
-            parts.append(visits.gather(1, last)[:, 0] * seen)
+            parts.append(at_last(visits, length) * seen)
         if static:
             parts.append(self.static(*static))
         features: Tensor = self.layers(torch.cat(parts, dim=1))
         return features
+
+    def state(self, visits: Tensor, length: Tensor) -> Tensor:
+        """float[b, width]: the last layer's state after the last visit; of a patient without a visit, that after the first padded one."""
+        if not self.packed:
+            return at_last(self.cell(visits)[0], length)
+        packed = pack_padded_sequence(visits, length.clamp(min=1).cpu(), batch_first=True, enforce_sorted=False)
+        _, state = self.cell(packed)
+        return (state[0] if isinstance(state, tuple) else state)[-1]
 
     def visits(self, sequence: Tensor, missing: Tensor, gap: Tensor) -> Tensor:
         """float[b, T, features]: what each visit tells the cell; the last two are the time since the visit before and since the first."""
@@ -84,6 +90,12 @@ class Member(nn.Module):
         encoded = self.columns(*(carried(sequence, missing) if self.carry else (sequence, missing)), told=missing)
         since = torch.log1p(gap.cumsum(1) / DAYS)
         return torch.cat((encoded, torch.log1p(gap / DAYS)[..., None], since[..., None]), dim=-1)
+
+
+def at_last(visits: Tensor, length: Tensor) -> Tensor:
+    """float[b, F] of float[b, T, F] at the last visit, or at the first padded one where there is none."""
+    last = (length - 1).clamp(min=0)[:, None, None].expand(-1, 1, visits.shape[2])
+    return visits.gather(1, last)[:, 0]
 
 
 def carried(sequence: Tensor, missing: Tensor) -> tuple[Tensor, Tensor]:

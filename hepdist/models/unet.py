@@ -34,6 +34,8 @@ class UNet(nn.Module):
         channels *= math.prod(first)
         strides = [(1,) * dims, *halvings(strided(sides, first), spec.depth - 1)]
         widths = [min(spec.width << level, spec.max_width) for level in range(len(strides))]
+        self.grid = tuple(math.prod(steps) for steps in zip(first, *strides, strict=True))
+        """Voxels of each axis that the coarsest level sees as one: sides that differ by multiples of it are halved alike."""
         block = ResidualBlock if spec.residual else ConvBlock
         self.encoder = nn.ModuleList(
             block(spec, dims, narrow, wide, stride) for narrow, wide, stride in zip([channels, *widths], widths, strides, strict=False)

@@ -36,6 +36,8 @@ class VNet(nn.Module):
         self.checkpointing = spec.checkpointing
         channels *= math.prod(self.stride)
         strides = halvings(strided(sides, self.stride), len(spec.convolutions) - 1)
+        self.grid = tuple(math.prod(steps) for steps in zip(self.stride, *strides, strict=True))
+        """Voxels of each axis that the coarsest level sees as one: sides that differ by multiples of it are halved alike."""
         levels = len(strides) + 1
         widths = [spec.width << level for level in range(levels)]
         drops = [spec.dropout if level >= max(1, levels - DROPPED_LEVELS) else 0.0 for level in range(levels)]

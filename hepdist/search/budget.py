@@ -63,6 +63,6 @@ class Limits:
             return f"its {self.device_hours:g} device-hours are spent"
         if self.money and money >= self.money:
             return f"its {self.money:g} of money are spent"
-        if time.time() - self.began >= self.hours * 3600:
+        if self.hours and time.time() - self.began >= self.hours * 3600:
             return f"its {self.hours:g} hours are over"
         return ""

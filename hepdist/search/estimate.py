@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from hepdist.models.specs import Choice
 from hepdist.search.budget import price_of
 from hepdist.search.dimensions import Dimension, cut, holds, plain
+from hepdist.search.halving import epochs_to_come, rung_epochs, sizes
 from hepdist.search.measure import Cost, measure
 from hepdist.search.space import FAMILY, REDRAWS, STRENGTH, Config, Space, apply
 
@@ -108,15 +109,15 @@ def _nearest(space: Space, family: str, pick: Callable[[Dimension], Any]) -> Con
 def share_of_epochs(recipe: Recipe) -> tuple[float, str]:
     """The mean share of the full training that the scheduler gives a trial, and how that comes about.
 
-    Asynchronous and successive halving: of what comes to a rung one in `reduction` goes on (Li et al., 2020); HyperBand: the mean over its
-    brackets, each of as many trials as in Li et al. (2018). Trials that end before others have come to a rung go on more often.
+    ASHA: of what comes to a rung the best 1 / `reduction` go on, and some more where places would stay empty or a budget may end the search;
+    HyperBand: the mean over its brackets, each of as many trials as in Li et al. (2018).
     """
     search, epochs = recipe.search, recipe.train.epochs
     if search.scheduler == "asha":
-        grace = min(epochs, search.grace * recipe.train.validate_every)
-        rungs = _rungs(grace, search.reduction, epochs)
-        shown = ", ".join(map(str, rungs))
-        return _halving(rungs, search.reduction), f"ASHA looks at epochs {shown}; 1 of {search.reduction} goes on from each but the last"
+        rungs = rung_epochs(search, recipe.train, recipe.optim)
+        come = sizes(search.trials, len(rungs), search.reduction)
+        shown = ", ".join(f"{n} to epoch {rung}" for n, rung in zip(come, rungs, strict=True))
+        return epochs_to_come((), rungs, search.reduction, search.trials) / (search.trials * epochs), f"ASHA lets the best go on: {shown}"
     if search.scheduler == "hyperband":
         brackets = int(math.log(epochs, search.reduction) + 1e-9)
         trials = {s: math.ceil((brackets + 1) / (s + 1) * search.reduction**s) for s in range(brackets + 1)}

@@ -16,6 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 from hepdist.console import err
+from hepdist.recipe import OptimSpec, TrainSpec
+from hepdist.search.halving import epochs_to_come, rung_epochs
 from hepdist.search.record import Trial
 from hepdist.search.spec import SearchSpec
 from hepdist.search.standing import (
@@ -50,6 +52,7 @@ WIDE = 100
 COLOURS: dict[State, str] = {
     "waiting": "dim",
     "running": "cyan",
+    "paused": "blue",
     "interrupted": "yellow",
     "stopped": "dim",
     "finished": "green",
@@ -76,6 +79,8 @@ class Live:
         self.recipe, self.search = recipe, SearchSpec(**recipe.get("search", {}))
         self.planned = planned or self.search.trials
         self.usual_epochs = usual_epochs or value_of_epochs(recipe)
+        self.rungs = rung_epochs(self.search, TrainSpec(**recipe.get("train", {})), OptimSpec(**recipe.get("optim", {})))
+        """ASHA's."""
         self.metric, self.higher_is_better = metric_of(recipe)
         self.console, self.now = console or err, now
         self.began = self.summed = now()
@@ -143,9 +148,10 @@ class Live:
         count = Counter(state(trial) for trial in trials)
         failed = f" ({count['failed']} failed)" if count["failed"] else ""
         done = count["stopped"] + count["finished"] + count["failed"]
-        waiting = max(0, self.planned - done - count["running"])
+        paused = f", {count['paused']} paused" if count["paused"] else ""
+        waiting = max(0, self.planned - done - count["running"] - count["paused"])
         name = self.recipe.get("name", "search")
-        lines = [f"{name}: {done} of {self.planned} trials done{failed}, {count['running']} running, {waiting} waiting"]
+        lines = [f"{name}: {done} of {self.planned} trials done{failed}, {count['running']} running{paused}, {waiting} waiting"]
         best = leader(trials, self.higher_is_better)
         if best is not None:
             score = best_score(best, self.higher_is_better)
@@ -171,14 +177,19 @@ class Live:
             for limit, now, then in zip(limits, spent, before, strict=True)
             if limit and now > then
         ]
-        return min(*lefts, max(0.0, 3600 * self.search.hours - elapsed))
+        if self.search.hours:
+            lefts.append(max(0.0, 3600 * self.search.hours - elapsed))
+        return min(lefts)
 
     def _epochs(self, trials: Sequence[Trial]) -> float:
         return sum(epochs_done(trial) for trial in trials)
 
     def _epochs_to_come(self, trials: Sequence[Trial]) -> float:
-        """Of trials that run or wait, if each comes as far as those that ended, or as the scheduler's arithmetic says while those are few;
-        one that came further is among the good ones, which are trained to the end."""
+        """Of trials that run or wait: by ASHA's arithmetic; else if each comes as far as those that ended, or as the scheduler's arithmetic
+        says while those are few; one that came further is among the good ones, which are trained to the end."""
+        if self.search.scheduler == "asha":
+            done = [(epochs_done(trial), state(trial) == "failed") for trial in trials]
+            return epochs_to_come(done, self.rungs, self.search.reduction, self.planned)
         ended = [epochs_done(trial) for trial in trials if trial.end]
         usual = sum(ended) / len(ended) if len(ended) >= FEW else self.usual_epochs
         whole = value_of_epochs(self.recipe)
@@ -206,7 +217,7 @@ class Live:
                 trial.id, trial.family or value_of_family(self.recipe), "" if rate is None else f"{rate:.2g}",
                 f"{epochs_done(trial):g}/{value_of_epochs(self.recipe):g}", "" if score is None else f"{score:.4f}",
             ]  # fmt: skip
-            cells += [str(rungs_reached(trial, self.search.grace, self.search.reduction))] if with_rungs else []
+            cells += [str(rungs_reached(trial, self.rungs))] if with_rungs else []
             cells.append(hours(trial.device_s))
             row = [*(Text(cell) for cell in cells), Text(now, style=COLOURS[now])]
             table.add_row(*row, *([Text(others, no_wrap=True, overflow="ellipsis")] if with_changed else []))

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 SUGGESTIONS, EVENTS, TRIALS, CONFIRMED = "suggestions.jsonl", "events.jsonl", "trials", "confirmed"
-Kind = Literal["started", "result", "exploited", "stopped", "finished", "failed", "interrupted"]
+Kind = Literal["started", "result", "exploited", "paused", "stopped", "finished", "failed", "interrupted"]
 FINAL = ("stopped", "finished", "failed")
 """After these nothing more is to be done for a trial."""
 
@@ -29,12 +29,13 @@ FINAL = ("stopped", "finished", "failed")
 class Event:
     """Something that happened to a trial. By kind, `facts` holds
 
-    started: attempt (from 1), node; again after an interruption.
+    started: attempt (from 1), node; again after an interruption or a pause.
     result: epoch, score (of task.select), scores (all of validation), lr, overhead_s (from the start of the attempt to its first step),
         cost {parameters, seconds: of inference a sample}, weights (sha256 of those in the checkpoint), taken_over (of those that this
         attempt began with, where they are another trial's).
     exploited: donor (a trial), epoch (of the donor, from which it goes on), config (its values from now on).
-    stopped: reason, one sentence.   finished: nothing.   interrupted: reason; the trial will go on.
+    paused: nothing; it waits for others to come as far.   stopped: reason, one sentence.   finished: nothing.
+    interrupted: reason; the trial will go on.
     failed: cause ('error', 'memory', 'nonfinite' or 'lost'), error (its last line), story (the worker's traceback).
     """
 

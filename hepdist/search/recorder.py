@@ -13,6 +13,7 @@ from ray.tune.experiment import Trial as TuneTrial
 from hepdist.failure import MEMORY
 from hepdist.search.proposer import Proposer
 from hepdist.search.record import Event, Kind, Trial, note
+from hepdist.search.standing import state
 
 LOOK_S = 1.0
 ENDED = "the search ended"
@@ -41,6 +42,9 @@ class Recorder(tune.Callback):
         self._looked = 0.0
 
     def on_step_end(self, iteration: int, trials: list[TuneTrial], **info: Any) -> None:
+        for trial in trials:  # Tune does not tell
+            if trial.status == TuneTrial.PAUSED and state(ours := self._ours(trial)) == "running":
+                self._note(ours, "paused", {}, {})
         if time.monotonic() - self._looked >= LOOK_S:
             self._looked = time.monotonic()
             self.changed(None, None)
@@ -70,9 +74,7 @@ class Recorder(tune.Callback):
         if ours.end is not None:
             return
         result = trial.last_result or {}
-        if (result.get("done") and not self.reasons(trial.trial_id) and not self.proposer.spent()) or (
-            ours.results and ours.results[-1].facts["epoch"] >= self.epochs
-        ):
+        if result.get("finished") or (ours.results and ours.results[-1].facts["epoch"] >= self.epochs):
             self._note(ours, "finished", result, {})
         else:
             limit = self.proposer.spent()

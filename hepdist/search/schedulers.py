@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 from ray.tune.schedulers import (
-    AsyncHyperBandScheduler,
     FIFOScheduler,
     HyperBandScheduler,
     MedianStoppingRule,
@@ -17,6 +16,8 @@ from ray.tune.schedulers import (
 from ray.tune.schedulers.pbt import _PBTTrialState
 
 from hepdist.recipe import Recipe
+from hepdist.search.halving import Halving, rung_epochs
+from hepdist.search.promotion import Promotion
 from hepdist.search.space import Space
 
 Told = Callable[[str, str, dict[str, Any], int], None]
@@ -31,40 +32,21 @@ USUAL_REASONS = {
 """Of schedulers that do not say why they stop one trial."""
 
 
-def build(recipe: Recipe, space: Space, exploited: Told) -> TrialScheduler:
-    """The scheduler that the recipe names; time is counted in epochs, the metric is 'score' and given by Tune's configuration."""
+def build(recipe: Recipe, space: Space, halving: Halving, planned: Callable[[], int], places: int, exploited: Told) -> TrialScheduler:
+    """The scheduler that the recipe names; time is counted in epochs, the metric is 'score' and given by Tune's configuration.
+
+    halving: for ASHA, with what is on record; planned: trials that there will be; places: those for which there is room at a time.
+    """
     search, epochs = recipe.search, recipe.train.epochs
-    grace = min(epochs, search.grace * recipe.train.validate_every)
     if search.scheduler == "asha":
-        return Halving(time_attr="epoch", max_t=epochs, grace_period=grace, reduction_factor=search.reduction)
+        return Promotion(halving, planned, places, search.concurrent, early=search.may_end_early)
     if search.scheduler == "hyperband":
         return HyperBandScheduler(time_attr="epoch", max_t=epochs, reduction_factor=search.reduction)
     if search.scheduler == "median":
-        return MedianStoppingRule(time_attr="epoch", grace_period=grace)
+        return MedianStoppingRule(time_attr="epoch", grace_period=rung_epochs(search, recipe.train, recipe.optim)[0])
     if search.scheduler == "pbt":
         return Population(space, exploited, search.seed, search.perturb_every * recipe.train.validate_every)
     return FIFOScheduler()
-
-
-class Halving(AsyncHyperBandScheduler):
-    """ASHA, with the reason for each stop by trial in `reasons`."""
-
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
-        self.reasons: dict[str, str] = {}
-
-    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        bracket = self._trial_info[trial.trial_id]
-        before = {milestone: trial.trial_id in recorded for milestone, recorded in bracket._rungs}
-        action = super().on_trial_result(tune_controller, trial, result)
-        rung = next(((m, scores) for m, scores in bracket._rungs if trial.trial_id in scores and not before[m]), None)
-        if action == TrialScheduler.STOP and rung is not None:
-            milestone, scores = rung
-            place = 1 + sum(score > scores[trial.trial_id] for score in scores.values())
-            self.reasons[trial.trial_id] = (
-                f"ASHA: it was {_ordinal(place)} of the {len(scores)} that had come to epoch {milestone:g}; the best 1 of {self._reduction_factor:g} goes on"
-            )
-        return str(action)
 
 
 class Population(PopulationBasedTraining):
@@ -91,8 +73,3 @@ class Population(PopulationBasedTraining):
         epochs = int(self._trial_state[trial_to_clone].last_train_time)
         self.told(trial.config["trial"], trial_to_clone.config["trial"], values, epochs)
         return {**trial_to_clone.config, "trial": trial.config["trial"], "values": values}, {}
-
-
-def _ordinal(number: int) -> str:
-    ending = "th" if 10 <= number % 100 <= 20 else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
-    return f"{number}{ending}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from hepdist.spec import Spec
 
@@ -34,8 +34,9 @@ class SearchSpec(Spec):
     scheduler: Literal["asha", "hyperband", "pbt", "median", "none"] = "asha"
     """Who stops trials early: ASHA (Li et al., 2020), HyperBand (Li et al., 2018), population based training (Jaderberg et al., 2017: losers
     continue from a winner's weights with a changed learning rate), the median rule (Golovin et al., 2017), or nobody."""
-    grace: PositiveInt = 1
-    """Validations that a trial has before it may be stopped; ASHA's first rung."""
+    grace: NonNegativeInt = 0
+    """Validations that a trial has before it may be stopped; ASHA's first rung. 0: after 1 / reduction² of the epochs, but not before the
+    warm-up of the learning rate is over: earlier than that what learns fast is kept, not what learns well."""
     reduction: Annotated[int, Ge(2)] = 3
     """ASHA, HyperBand: of so many trials one goes on to the next rung, which is as many times longer."""
     perturb_every: PositiveInt = 2
@@ -64,5 +65,10 @@ class SearchSpec(Spec):
     """Earlier searches, as folders or as names under `folder`, from whose trials a tpe searcher learns first."""
     mlflow: str = ""
     """Where to log trials to MLflow as well: a folder, or a tracking server's URI; needs the extra hepdist[mlflow]."""
-    hours: PositiveFloat = 24.0 * 365
-    """Wall-clock hours after which the search ends with what it has."""
+    hours: NonNegativeFloat = 0.0
+    """Wall-clock hours after which the search ends with what it has; 0: no limit."""
+
+    @property
+    def may_end_early(self) -> bool:
+        """Whether anything but the number of trials ends the search."""
+        return bool(self.device_hours or self.money or self.hours)

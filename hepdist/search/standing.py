@@ -12,8 +12,8 @@ import yaml
 
 from hepdist.search.record import Event, Trial
 
-State = Literal["waiting", "running", "interrupted", "stopped", "finished", "failed"]
-OPEN: tuple[State, ...] = ("waiting", "running", "interrupted")
+State = Literal["waiting", "running", "paused", "interrupted", "stopped", "finished", "failed"]
+OPEN: tuple[State, ...] = ("waiting", "running", "paused", "interrupted")
 """More is to come of these."""
 FAMILY, RATE = "model.family", "optim.lr"
 USUAL_METRIC = {"classification": "auroc", "survival": "concordance", "segmentation": "dice", "restoration": "psnr"}
@@ -26,7 +26,8 @@ def state(trial: Trial) -> State:
         return trial.end.kind  # type: ignore[return-value]  # of FINAL
     if not trial.events:
         return "waiting"
-    return "interrupted" if trial.events[-1].kind == "interrupted" else "running"
+    last = trial.events[-1].kind
+    return last if last in ("interrupted", "paused") else "running"
 
 
 def metric_of(recipe: Mapping[str, Any]) -> tuple[str, bool]:
@@ -85,12 +86,9 @@ def epochs_done(trial: Trial) -> float:
     return float(trial.results[-1].facts["epoch"]) if trial.results else 0.0
 
 
-def rungs_reached(trial: Trial, grace: int, reduction: int) -> int:
-    """ASHA's rungs that a trial has come to: the first after `grace` validations, each further one `reduction` times later."""
-    validations, rung = len(trial.results), 0
-    while validations >= grace * reduction**rung:
-        rung += 1
-    return rung
+def rungs_reached(trial: Trial, rungs: Sequence[int]) -> int:
+    """ASHA's rungs, given by their epochs, that a trial has come to."""
+    return sum(epochs_done(trial) >= epoch for epoch in rungs)
 
 
 def objective(trial: Trial, name: str, higher_is_better: bool) -> float | None:
@@ -135,12 +133,13 @@ def overhead(trials: Iterable[Trial]) -> tuple[float, float]:
 
 
 def _attempts(trial: Trial) -> list[list[Event]]:
-    """A trial's events, cut where it was started."""
+    """A trial's events, cut where it was started, up to a pause."""
     found: list[list[Event]] = []
     for event in trial.events:
         if event.kind == "started" or not found:
-            found.append([])
-        found[-1].append(event)
+            found.append([event])
+        elif found[-1][-1].kind != "paused":
+            found[-1].append(event)
     return found
 
 

@@ -27,6 +27,7 @@ STATUS = {
     "stopped": "KILLED",
     "failed": "FAILED",
     "running": "RUNNING",
+    "paused": "RUNNING",
     "interrupted": "RUNNING",
     "waiting": "SCHEDULED",
 }

@@ -76,7 +76,7 @@ class TrialRun(tune.Trainable):
             said = self.workers.wait()
             if said["said"] == "done":  # there was nothing left to train
                 self.busy = False
-                return {"done": True, "replayed": True, "device_s": self.meter.spent(), "money": self.meter.money()}
+                return {"done": True, "finished": True, "replayed": True, "device_s": self.meter.spent(), "money": self.meter.money()}
         except Failed as failed:
             self.busy, self.broken = False, self.config["device"] == "cuda"
             facts = {"cause": failed.cause, "error": failed.error, "story": failed.story}
@@ -84,6 +84,8 @@ class TrialRun(tune.Trainable):
         return self._told(said, replayed=False)
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
+        if not self.config["population"]:  # a pause, after which another process may go on, and does not find the folder's lock held here
+            self._leave()
         take_out(self.run, Path(checkpoint_dir))
 
     def load_checkpoint(self, checkpoint: Any) -> None:
@@ -146,7 +148,8 @@ class TrialRun(tune.Trainable):
         return {
             "epoch": said["epoch"], "score": said["scores"][self.config["select"]], "scores": said["scores"], "lr": said.get("lr"),
             "replayed": replayed, "device_s": self.meter.spent(), "money": self.meter.money(), "overhead_s": self._overhead_s(),
-            "cost": said.get("cost"), "weights": weights_of(self.run, said["samples"]), "taken_over": self.taken_over, "done": bool(said.get("finished")),
+            "cost": said.get("cost"), "weights": weights_of(self.run, said["samples"]), "taken_over": self.taken_over,
+            "done": bool(said.get("finished")), "finished": bool(said.get("finished")),  # Tune sets `done` where a scheduler stops the trial, too
         }  # fmt: skip
 
     def _overhead_s(self) -> float | None:

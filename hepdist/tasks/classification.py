@@ -82,11 +82,16 @@ class Classification:
 
     @torch.no_grad()
     def predict(self, model: nn.Module, batch: dict[str, Tensor], extras: Collection[str] = ()) -> dict[str, np.ndarray]:
-        """`probability` float32[b, K]: the mean over the mirrored images of recipe.augment.test_flip; there are no extras."""
+        """`probability` float32[b, K], as `probability` gives it; there are no extras."""
+        return {"probability": self.probability(model, batch).cpu().numpy()}
+
+    @torch.no_grad()
+    def probability(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        """float32[b, K]: the mean over the mirrored images of recipe.augment.test_flip."""
         total = self._probability(model, batch)
         for axis in self.test_flip:
             total = total + self._probability(model, {**batch, "image": batch["image"].flip(axis + 2)})
-        return {"probability": (total / (1 + len(self.test_flip))).cpu().numpy()}
+        return total / (1 + len(self.test_flip))
 
     def _probability(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
         logits = forward(model, batch)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, interpolate, one_hot, pad
 
 from hepdist.tasks import forward, selected
-from hepdist.tasks.surface import signed_distance, surface_distance_95
+from hepdist.tasks.surface import signed_distance, surface_agreement
 
 if TYPE_CHECKING:
     from hepdist.recipe import Recipe
@@ -31,6 +31,7 @@ class Segmentation:
         self.sigmoid = recipe.task.activation == "sigmoid"
         self.dice_weight, self.boundary_weight = recipe.task.dice_weight, recipe.task.boundary_weight
         self.test_flip, self.test_shift = recipe.augment.test_flip, recipe.augment.test_shift
+        self.tolerance_mm = recipe.evaluation.tolerance_mm
         self.window, self.windows_at_once = recipe.evaluation.window, recipe.evaluation.batch
         self.select, self.higher_is_better = selected(recipe, "dice", ("dice", *(f"dice_{name}" for name in self.classes[1:]), "loss"))
 
@@ -71,7 +72,7 @@ class Segmentation:
         """Per case and foreground class; `probability` decides.
 
         dice float32[b, classes-1] (nan where the class is in neither), volume_ml and true_volume_ml float32[b, classes-1] (nan without
-        `spacing`). extras: `loss` float32[b]; `hd95` float32[b, classes-1] in mm (voxels without `spacing`);
+        `spacing`). extras: `loss` float32[b]; `hd95` and `nsd` float32[b, classes-1], in and at a tolerance of mm (voxels without `spacing`);
         `mask` uint8[b, *spatial], class indices. A batch without `mask` gives only volume_ml and the predicted mask.
         """
         logits = self._logits(model, batch)
@@ -86,8 +87,9 @@ class Segmentation:
             rows["true_volume_ml"] = _voxels(truth) * voxel_ml
             overlap, both = _voxels(found & truth), _voxels(found) + _voxels(truth)
             rows["dice"] = 2 * overlap / both  # 0 / 0 is nan: nothing to find and nothing found
-            if "hd95" in extras:
-                rows["hd95"] = _surface(found, truth, batch.get("spacing"))
+            if {"hd95", "nsd"} & set(extras):
+                measured = _surface(found, truth, batch.get("spacing"), self.tolerance_mm)
+                rows |= {name: values for name, values in measured.items() if name in extras}
             if "loss" in extras or self.select == "loss":
                 rows["loss"] = self._loss(logits, batch)
         return {name: (v.float() if v.is_floating_point() else v).cpu().numpy() for name, v in rows.items()}
@@ -190,11 +192,12 @@ def _voxels(region: Tensor) -> Tensor:
     return region.flatten(2).sum(2).double().cpu()
 
 
-def _surface(found: Tensor, truth: Tensor, spacing: Tensor | None) -> Tensor:
-    """float64[b, classes]: surface_distance_95 of each case and class."""
+def _surface(found: Tensor, truth: Tensor, spacing: Tensor | None, tolerance_mm: float) -> dict[str, Tensor]:
+    """hd95 and nsd float64[b, classes]: surface_agreement of each case and class."""
     mm = torch.ones(len(found), found.ndim - 2) if spacing is None else spacing.cpu()
     pairs = zip(found.cpu().numpy(), truth.cpu().numpy(), mm.tolist(), strict=True)
-    return torch.tensor([[surface_distance_95(p, t, sides) for p, t in zip(ps, ts, strict=True)] for ps, ts, sides in pairs])
+    both = [[surface_agreement(p, t, sides, tolerance_mm) for p, t in zip(ps, ts, strict=True)] for ps, ts, sides in pairs]
+    return dict(zip(("hd95", "nsd"), torch.tensor(both, dtype=torch.float64).unbind(-1), strict=True))
 
 
 def _mean(values: np.ndarray) -> np.ndarray:

@@ -13,16 +13,31 @@ def surface_distance_95(pred: np.ndarray, truth: np.ndarray, spacing_mm: Sequenc
     pred, truth: bool[H, W] or bool[D, H, W]; spacing_mm: in the order of the axes. Both empty gives 0.0, one empty gives inf.
     Huttenlocher et al., 1993; MONAI's definition: the larger of the two directed 95th percentiles, surfaces by 1-voxel erosion.
     """
+    return surface_agreement(pred, truth, spacing_mm, 0.0)[0]
+
+
+def surface_agreement(pred: np.ndarray, truth: np.ndarray, spacing_mm: Sequence[float], tolerance_mm: float) -> tuple[float, float]:
+    """HD95 as `surface_distance_95` has it, and the normalised surface Dice (NSD) at a tolerance.
+
+    NSD: share of the voxels of both surfaces that lie within the tolerance of the other one. Both empty gives nan, one empty gives 0.
+    Nikolov et al., 2021, in MONAI's definition, which counts the voxels of a surface instead of its area.
+    """
     from scipy.ndimage import binary_erosion, find_objects
 
     if not pred.any() or not truth.any():
-        return 0.0 if pred.any() == truth.any() else float("inf")
+        return (float("inf"), 0.0) if pred.any() != truth.any() else (0.0, float("nan"))
     # Only the box that holds both regions matters; the margin keeps surfaces at its border from touching it.
     box = find_objects((pred | truth).astype(np.uint8))[0]
     pred, truth = np.pad(pred[box], 1), np.pad(truth[box], 1)
     edges = [region & ~binary_erosion(region) for region in (pred, truth)]
     del pred, truth
-    return max(float(np.percentile(_distances(edges[i], edges[1 - i], spacing_mm), 95, overwrite_input=True)) for i in (0, 1))
+    percentiles, near, voxels = [], 0, 0
+    for i in (0, 1):
+        apart = _distances(edges[i], edges[1 - i], spacing_mm)
+        near += int(np.count_nonzero(apart <= tolerance_mm))
+        voxels += len(apart)
+        percentiles.append(float(np.percentile(apart, 95, overwrite_input=True)))
+    return max(percentiles), near / voxels
 
 
 def signed_distance(region: np.ndarray, spacing: Sequence[float]) -> np.ndarray:

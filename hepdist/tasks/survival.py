@@ -50,9 +50,14 @@ class Survival:
 
     @torch.no_grad()
     def predict(self, model: nn.Module, batch: dict[str, Tensor], extras: Collection[str] = ()) -> dict[str, np.ndarray]:
-        """`probability` float32[b, 2]: of no event and of the event by the horizon, the mean over members of an ensemble; no extras."""
+        """`probability` float32[b, 2], as `probability` gives it; no extras."""
+        return {"probability": self.probability(model, batch).cpu().numpy()}
+
+    @torch.no_grad()
+    def probability(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        """float32[b, 2]: of no event and of the event by the horizon, the mean over members of an ensemble."""
         free = logsigmoid(-self._logits(model, batch)).sum(2).exp().mean(0)
-        return {"probability": torch.stack((free, 1 - free), dim=1).cpu().numpy()}
+        return torch.stack((free, 1 - free), dim=1)
 
     def score(self, rows: dict[str, np.ndarray]) -> dict[str, float]:
         """concordance over rows with a follow-up; auroc and loss (cross-entropy) over rows whose label at the horizon is known."""

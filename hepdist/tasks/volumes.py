@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hepdist.tasks.surface import surface_distance_95
+from hepdist.tasks.surface import surface_agreement
 
 if TYPE_CHECKING:
     from hepdist.tasks.segmentation import Segmentation
@@ -49,7 +49,7 @@ def predict_volumes(
             losses += [] if loss is None else [loss[i]]
             if index + 1 == bricks:
                 spacing = batch["spacing"][i].tolist() if "spacing" in batch else None
-                scores = assembly.scores(spacing, extras)
+                scores = assembly.scores(spacing, extras, task.tolerance_mm)
                 yield {"row": np.array([first]), **scores, **({"loss": np.array([np.mean(losses)])} if losses else {})}
 
 
@@ -90,8 +90,8 @@ class Assembly:
         self._decide_before(self._shape[0])
         return self.classes
 
-    def scores(self, spacing: list[float] | None, extras: Collection[str]) -> dict[str, np.ndarray]:
-        """The entries of Segmentation.predict, once all bricks are there."""
+    def scores(self, spacing: list[float] | None, extras: Collection[str], tolerance_mm: float) -> dict[str, np.ndarray]:
+        """The entries of Segmentation.predict, once all bricks are there. tolerance_mm: of nsd."""
         self._decide_before(self._shape[0])
         self._layer, self._weight = self._layer[:, :0].clone(), self._weight[:0].clone()  # distances need the memory
         found = [np.count_nonzero(self._region(k)) for k in self._foreground]
@@ -103,9 +103,11 @@ class Assembly:
             overlap = np.array([np.count_nonzero(self._region(k) & (self.truth == k)) for k in self._foreground])
             both = np.array(found) + np.array(truth)
             rows["dice"] = np.divide(2 * overlap, both, out=np.full(len(both), np.nan), where=both > 0)
-            if "hd95" in extras:
+            if {"hd95", "nsd"} & set(extras):
                 sides = spacing or [1.0] * len(self._shape)
-                rows["hd95"] = np.array([surface_distance_95(self._region(k), self.truth == k, sides) for k in self._foreground])
+                surfaces = [surface_agreement(self._region(k), self.truth == k, sides, tolerance_mm) for k in self._foreground]
+                measured = dict(zip(("hd95", "nsd"), np.array(surfaces).T, strict=True))
+                rows |= {name: values for name, values in measured.items() if name in extras}
         answer = {name: values[None].astype(np.float32) for name, values in rows.items()}
         if "mask" in extras:
             answer["mask"] = self.classes[None]

@@ -1,4 +1,4 @@
-"""What a run says of itself while it trains: metrics.jsonl and TensorBoard events, written by rank 0."""
+"""What a run says of itself while it trains: metrics.jsonl and TensorBoard events, written by rank 0, and the cluster's Prometheus."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from torch.utils.tensorboard import SummaryWriter
 
+from hepdist.prometheus import of_run
 from hepdist.training.metrics_file import METRICS, drop_lines_beyond
 from hepdist.training.saver import Saved
 
@@ -41,8 +42,10 @@ class Log:
         self.begun: tuple[dict[str, Any], torch.Tensor, Any] | None = None
         self.path = folder / METRICS
         self.board: SummaryWriter | None = None
+        self.numbers = of_run(folder, rank)
         if rank == 0:
-            self.before_s = drop_lines_beyond(self.path, samples)
+            self.before_s, lost_steps = drop_lines_beyond(self.path, samples)
+            self.numbers.set(lost_steps=lost_steps)
             self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=samples)
 
     def step(
@@ -74,6 +77,7 @@ class Log:
             self._begin(step, cursor, lr, waited_s)
         if report:
             self._finish()
+        self.numbers.again()
 
     def _started(self, waited_s: float) -> None:
         """Write where the time from the command to the first step went."""
@@ -113,6 +117,9 @@ class Log:
             if self.criticised:
                 facts["critic_loss"] = critic_loss
         self._write(facts, cursor)
+        self.numbers.set(data_wait_share=facts["data_wait_share"])
+        if self.rank == 0:
+            self.numbers.set(**{name: facts[name] for name in ("samples_per_s", "loss", "epoch") if name in facts})
 
     def warn(self, step: int, cursor: int, text: str) -> None:
         """Tell the user, who follows this file, at the next look."""
@@ -148,6 +155,8 @@ class Log:
             self.board = None
 
     def close(self) -> None:
+        if self.rank == 0:
+            self.numbers.set(samples_per_s=0.0)  # workers of a search live on
         if self.board:
             self.board.close()
 

@@ -16,10 +16,12 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
-def drop_lines_beyond(path: Path, samples: int) -> float:
-    """Forget what a crashed attempt reported after the checkpoint; returns the wall-clock seconds kept."""
-    kept = [line for line in read_metrics(path.parent) if line["samples"] <= samples] if samples else []
+def drop_lines_beyond(path: Path, samples: int) -> tuple[float, int]:
+    """Forget what a crashed attempt reported after the checkpoint; returns the wall-clock seconds kept, and the steps that were forgotten."""
+    lines = read_metrics(path.parent)
+    kept = [line for line in lines if line["samples"] <= samples] if samples else []
     part = path.with_name(f".{path.name}.part")
     part.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
     part.rename(path)
-    return max((float(line.get("wall_s", 0.0)) for line in kept), default=0.0)
+    reached, resumed = (max((int(line["step"]) for line in some), default=0) for some in (lines, kept))
+    return max((float(line.get("wall_s", 0.0)) for line in kept), default=0.0), reached - resumed

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from hepdist.cluster import Cluster
 from hepdist.errors import RecipeError, RunError
+from hepdist.evaluation.subgroups import groups_of
 from hepdist.models import LACKING
 from hepdist.recipe import Recipe
 from hepdist.shards.manifest import Manifest
@@ -43,6 +44,8 @@ def fits_cohort(recipe: Recipe, manifest: Manifest) -> None:
             f"recipe key 'model.family' is '{recipe.model.family}', but some rows of cohort '{cohort}' have no image; use model.family=fusion,"
             " or ingest without keep_unmatched"
         )
+    if recipe.evaluation.subgroups != "auto":
+        groups_of(cohort, manifest, recipe.evaluation.subgroups)  # refuses what is not there before a model is trained for it
     if "image" in manifest.fields:
         axes = len(manifest.fields["image"].shape) - 1
         for key, sides in (("augment.crop", recipe.augment.crop), ("evaluation.window", recipe.evaluation.window)):

@@ -63,14 +63,16 @@ def noted(kind: str, seed: int, kills: list[Killed]) -> None:
 class Command:
     """`hepdist train`, or another verb, on a recipe as a process, with all that it starts."""
 
-    def __init__(self, recipe: Path, log: Path, address: str = "", verb: str = "train") -> None:
-        """address: of a Ray that is there; empty: the command starts its own."""
+    def __init__(self, recipe: Path | list[str], log: Path, address: str = "", verb: str = "train") -> None:
+        """recipe: or all words that follow the verb; address: of a Ray that is there; empty: the command starts its own."""
         self.mark = uuid.uuid4().hex
         environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | {evidence.MARK: self.mark}
         if address:
             environment["RAY_ADDRESS"] = address
+        self.log = log
         self._log = open(log, "ab")  # noqa: SIM115  the process's as long as it runs
-        command = [sys.executable, "-c", "import sys; from hepdist.cli import main; sys.exit(main())", verb, str(recipe)]
+        words = recipe if isinstance(recipe, list) else [str(recipe)]
+        command = [sys.executable, "-c", "import sys; from hepdist.cli import main; sys.exit(main())", verb, *words]
         self.process = subprocess.Popen(command, env=environment, stdout=self._log, stderr=self._log)
 
     def processes(self) -> list[psutil.Process]:

@@ -1,0 +1,1 @@
+"""Diagnoses or predictions with dates and sites to weekly counts, expected counts, alerts and a page that names nobody."""

@@ -1,0 +1,40 @@
+"""The API against its own description: schemathesis sends what /openapi.json allows and what it forbids, and holds the answers against it."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from served import OPENS, TOKEN, emr_classifier
+
+from hepdist.inference.predictor import Predictor
+from hepdist.serve.app import Service, build_app
+
+schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is not installed (pip install 'hepdist[dev]')")
+positive_data_acceptance = pytest.importorskip("schemathesis.specs.openapi.checks").positive_data_acceptance
+OPERATIONS = [("/v1/predict", "POST"), ("/v1/model", "GET"), ("/health", "GET"), ("/metrics", "GET"), ("/", "GET")]
+
+
+@pytest.fixture(scope="module")
+def api(tmp_path_factory):
+    run = emr_classifier(tmp_path_factory.mktemp("runs") / "emr")
+    return schemathesis.openapi.from_asgi("/openapi.json", build_app(Service(Predictor([run]), TOKEN)), headers=OPENS)
+
+
+@pytest.mark.parametrize(("path", "method", "kind"), [*((*each, "positive") for each in OPERATIONS), ("/v1/predict", "POST", "negative")])
+def test_answers_keep_to_the_description(api, path, method, kind):
+    operation = api[path][method]
+    cases = operation.as_strategy(generation_mode=schemathesis.GenerationMode(kind))
+
+    @given(case=cases)
+    @settings(
+        max_examples=25 if method == "POST" else 5, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+    )
+    def keeps(case):
+        # bytes of any kind are a valid upload to a schema, and no image
+        case.call_and_validate(headers=OPENS, excluded_checks=[positive_data_acceptance])
+
+    keeps()
+
+
+def test_every_route_is_described(api):
+    assert set(api.raw_schema["paths"]) == {path for path, _ in OPERATIONS}
