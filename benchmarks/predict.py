@@ -1,10 +1,10 @@
 """`hepdist predict` of one large CT and of many radiographs: peak memory and cases a second of the whole command, models with random weights.
 
-The CT has 512 x 512 x --planes voxels of int16. It is predicted at its own resolution by a model that was trained on bricks, and by one that
-was trained on whole volumes and predicts by windows; both networks work on blocks of 4 x 4 x 4 voxels, so that memory and not the network is what is
-measured. Memory is the largest resident set of the command (wait4), which runs in one process.
+The CT has 512 x 512 x --planes voxels of int16. It is predicted by a model that was trained on bricks, and by one that was trained on whole volumes
+and predicts by windows, at --spacing (mm, D,H,W; 1,0.75,0.75 is the CT's own); the mask and the SEG have the CT's resolution in any case. Both
+networks are small, so that memory is what is measured: the largest resident set of the command (wait4), which runs in one process.
 
-    python benchmarks/predict.py [--planes 600] [--radiographs 200]
+    python benchmarks/predict.py [--planes 600] [--spacing 4,3,3] [--radiographs 200]
 """
 
 from __future__ import annotations
@@ -75,22 +75,23 @@ def measured(*arguments: str) -> tuple[float, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--planes", type=int, default=600)
+    parser.add_argument("--spacing", default="4,3,3")
     parser.add_argument("--radiographs", type=int, default=200)
     asked = parser.parse_args()
-    rows = []
+    rows, spacing = [], tuple(float(side) for side in asked.spacing.split(","))
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
-        coarse = {"family": "unet", "width": 8, "depth": 2, "stride": 4, "norm": "group"}
+        coarse = {"family": "unet", "width": 4, "depth": 2, "stride": 2, "norm": "group"}
         forms = {
-            "bricks": Layout(1, (96, 160, 160), None, "int16", "HU", False, 0.25),
-            "windows": Layout(1, (96, 160, 160), None, "int16", "HU", False),
+            "bricks": Layout(1, (48, 96, 96), spacing, "int16", "HU", False, 0.25),
+            "windows": Layout(1, (48, 96, 96), spacing, "int16", "HU", False),
         }
         if asked.planes:
             write_series(folder / "ct", asked.planes)
             for name, layout in forms.items():
                 run = model(folder / name, "segmentation", layout, coarse)
                 seconds, peak = measured(run, str(folder / "ct"), str(folder / f"out-{name}"))
-                rows.append([f"CT 512 x 512 x {asked.planes}, {name}", f"{seconds:.0f} s", f"{peak:.2f} GiB"])
+                rows.append([f"CT 512 x 512 x {asked.planes}, {name} at {asked.spacing} mm", f"{seconds:.0f} s", f"{peak:.2f} GiB"])
         if asked.radiographs:
             rng = np.random.default_rng(1)
             for number in range(asked.radiographs):

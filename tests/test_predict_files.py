@@ -20,6 +20,7 @@ from hepdist.cli import main
 from hepdist.errors import RunError
 from hepdist.inference.predictor import Predictor
 from hepdist.inference.run import predict
+from hepdist.jobs.order import order
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -226,3 +227,10 @@ def test_actors_of_a_cluster_give_the_same_table(ray_cluster, chest, tmp_path):
 def test_members_name_their_weights(chest):
     (member,) = Predictor([chest]).members
     assert member.sha256 == json.loads((chest / "model/sha256.json").read_text())["model.safetensors"]
+
+
+def test_a_job_gets_absolute_paths_of_every_member(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = order("predict", ["runs/a+runs/b", "in", "out", "tta=false", "--split", "test"], here=True, cluster="here")
+    here = tmp_path.resolve()
+    assert found.arguments == [f"{here}/runs/a+{here}/runs/b", f"{here}/in", f"{here}/out", "tta=false", "--split=test"]

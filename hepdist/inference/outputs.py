@@ -33,14 +33,14 @@ class Outputs:
         """The columns that this case's row has beside its keys. original: as its files lie; kind: of the source; name: the case's pseudonym."""
         notes = [note] if (note := field_of_view(original, self._predictor)) else []
         row = self._said(original, answer)
-        if answer.mask is not None:
-            row |= self._mask(kind, original, answer.mask, name)
         if answer.image is not None:
             row |= self._restored(kind, original, answer.image, name)
         if kind == "dicom" and self._dicom:
             found, problem = self._objects(item, original, answer, row, name)
             row |= found
             notes += [problem] if problem else []
+        if answer.mask is not None and "seg" not in row:  # of DICOM the SEG is the mask
+            row["mask"] = self._put(MASKS, name, *self._as_file(kind, original, answer.mask))
         if self._overlays and original.sample.image is not None:
             row["overlay"] = self._overlay(original, answer, name)
         return {**row, "note": "; ".join(notes)}
@@ -61,12 +61,6 @@ class Outputs:
             unit = "volume_ml" if answer.mask.ndim == 3 else "area_mm2"
             row |= {f"{unit}_{n}": float(v) for n, v in zip(identity.classes[1:], sizes, strict=True)}
         return row
-
-    def _mask(self, kind: str, case: Case, mask: np.ndarray, name: str) -> Row:
-        """NIfTI on the input's own grid, PNG of a picture's size; of DICOM the SEG is the mask."""
-        if kind == "dicom" and self._dicom:
-            return {}
-        return {"mask": self._put(MASKS, name, *self._as_file(kind, case, mask))}
 
     def _restored(self, kind: str, case: Case, image: np.ndarray, name: str) -> Row:
         from hepdist.inference.onto_files import displayed

@@ -24,6 +24,7 @@ from hepdist.ingest.files import Files
 from hepdist.ingest.pipeline import SMALL_BYTES, SMALL_FILES
 from hepdist.ingest.pseudonym import Pseudonyms, read_salt
 from hepdist.place import Place, absolute, place_of
+from hepdist.shards.manifest import Manifest
 
 STATED, TABLE, CSV, KEYS = "predict.json", "predictions.parquet", "predictions.csv", "keys.csv"
 MOST_TOGETHER = 16
@@ -60,7 +61,7 @@ def predict(
     cohort = is_cohort(source)
     if split is not None and not cohort:
         raise RunError(f"--split {split} is one of a cohort's, and '{source}' is no cohort; leave it out")
-    with spread(spec, cohort or _is_small(source)) as where:
+    with spread(spec, _is_small(source, cohort)) as where:
         reading = CohortCases(absolute(source), signature, split) if cohort else Reading(source, signature, others, names, where.headers)
         place.write(STATED, json.dumps(stated, indent=1).encode())
         stamp = "" if isinstance(reading, CohortCases) else reading.stamp
@@ -135,7 +136,9 @@ def _refuse_other(place: Place, stated: dict[str, Any]) -> None:
             raise RunError(f"'{place}' holds predictions {what}; choose another folder, or remove it")
 
 
-def _is_small(source: str) -> bool:
+def _is_small(source: str, cohort: bool) -> bool:
+    if cohort:
+        return sum(shard.bytes for shard in Manifest.load(source).shards) < SMALL_BYTES
     files = Files(source)
     return len(files.names) < SMALL_FILES and files.bytes() < SMALL_BYTES
 
