@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import logging
 import os
 import shutil
 import signal
@@ -139,7 +140,7 @@ def serving(settings: Settings) -> Iterator[None]:
                 raise RunError(f"{settings.replicas} replicas need a GPU each, and the cluster has {cluster.gpus:g}; use --device cpu")
             there = replace(settings, scratch=scratch, device="cuda" if gpu else "cpu", threads=_threads(settings, cluster.cpus))
             try:
-                _start(there, gpu)
+                _start(there, gpu, proxy_port=_any_port(settings.host) if direct else settings.port)
                 yield
             finally:
                 serve.shutdown()
@@ -148,13 +149,15 @@ def serving(settings: Settings) -> Iterator[None]:
             shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _start(settings: Settings, gpu: bool) -> None:
+def _start(settings: Settings, gpu: bool, proxy_port: int) -> None:
+    """proxy_port: where Ray Serve's proxy listens, which it starts beside a replica that listens itself, too."""
     from ray import serve
 
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     quiet = {"enable_access_log": False, "log_level": "WARNING"}
     serve.start(
-        proxy_location="HeadOnly",  # direct ingress has no proxies and takes host and port from here all the same
-        http_options={"host": settings.host, "port": settings.port, "keep_alive_timeout_s": 60},
+        proxy_location="HeadOnly",
+        http_options={"host": settings.host, "port": proxy_port, "keep_alive_timeout_s": 60},
         logging_config=quiet,
     )
     try:
@@ -188,6 +191,12 @@ def _serves() -> bool:
     from ray import serve
 
     return bool(serve.status().proxies or serve.status().applications)
+
+
+def _any_port(host: str) -> int:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])
 
 
 def _free(host: str, port: int) -> None:
