@@ -86,12 +86,15 @@ def check(settings: Settings) -> None:
     reading_spec(load(settings).signature, settings.options)
 
 
-def application(settings: Settings, gpu: bool) -> Application:
-    """For `ray.serve.run`."""
+def application(settings: Settings, gpu: bool, alone: bool) -> Application:
+    """For `ray.serve.run`. alone: on a Ray of this machine only."""
     from ray import serve
 
     def build() -> ASGIApp:
         from hepdist.serve.app import Service, build_app
+
+        if alone:
+            _keep_to_loopback()
 
         service = Service(
             load(settings), settings.token, settings.limits, settings.options, settings.scratch, settings.batch,
@@ -140,7 +143,7 @@ def serving(settings: Settings) -> Iterator[None]:
                 raise RunError(f"{settings.replicas} replicas need a GPU each, and the cluster has {cluster.gpus:g}; use --device cpu")
             there = replace(settings, scratch=scratch, device="cuda" if gpu else "cpu", threads=_threads(settings, cluster.cpus))
             try:
-                _start(there, gpu, proxy_port=_any_port(settings.host) if direct else settings.port)
+                _start(there, gpu, own, proxy_port=_any_port(settings.host) if direct else settings.port)
                 yield
             finally:
                 serve.shutdown()
@@ -149,7 +152,7 @@ def serving(settings: Settings) -> Iterator[None]:
             shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _start(settings: Settings, gpu: bool, proxy_port: int) -> None:
+def _start(settings: Settings, gpu: bool, alone: bool, proxy_port: int) -> None:
     """proxy_port: where Ray Serve's proxy listens, which it starts beside a replica that listens itself, too."""
     from ray import serve
 
@@ -161,7 +164,7 @@ def _start(settings: Settings, gpu: bool, proxy_port: int) -> None:
         logging_config=quiet,
     )
     try:
-        serve.run(application(settings, gpu), name=NAME, route_prefix="/", logging_config=quiet)
+        serve.run(application(settings, gpu, alone), name=NAME, route_prefix="/", logging_config=quiet)
     except RuntimeError as error:  # what Ray Serve raises for an application that did not start
         raise RunError(f"Ray Serve could not start the application: {str(error).strip().splitlines()[-1]}") from None
 
@@ -191,6 +194,18 @@ def _serves() -> bool:
     from ray import serve
 
     return bool(serve.status().proxies or serve.status().applications)
+
+
+def _keep_to_loopback() -> None:
+    """Have this replica listen to other replicas on loopback, too; called before it begins to.
+
+    Ray Serve binds that gRPC server to all interfaces whatever the host asked for, and it unpickles what it is sent: anyone on the network could
+    run code here. There is no setting for it. tests/test_serve_ray.py fails where a Ray listens elsewhere all the same.
+    """
+    from ray.serve._private import replica
+
+    listen = replica.add_port_to_grpc_server
+    replica.add_port_to_grpc_server = lambda server, address: listen(server, address.replace("[::]", "127.0.0.1"))
 
 
 def _any_port(host: str) -> int:
