@@ -28,6 +28,7 @@ from typing import Any
 
 import numpy as np
 import psutil
+from fastapi import UploadFile  # at the top: FastAPI looks annotations up in the module
 
 TOKEN = secrets.token_hex(32)
 TURNS = 4
@@ -73,7 +74,9 @@ def measure(run: str, scratch: Path, requests: int, clients: int) -> dict[str, A
         walls = dict.fromkeys(servers, 0.0)
         statuses: dict[str, dict[int, int]] = {name: {} for name in servers}
         for port in ports.values():
-            ask(port, clients, 4 * clients, body, kind)  # warm
+            _, _, found = ask(port, clients, 4 * clients, body, kind)  # warm
+            if set(found) != {200}:
+                raise SystemExit(f"the server on port {port} answers {found}")
         watch = Memory(ports["hepdist"])
         for _ in range(TURNS):
             for name, port in ports.items():
@@ -228,7 +231,7 @@ def bare_server(run: str, port: int) -> None:
     """What one writes in an afternoon: no token, no limits, no batches, no checks but those of the reader."""
     import torch
     import uvicorn
-    from fastapi import FastAPI, UploadFile
+    from fastapi import FastAPI
 
     from hepdist.inference.predictor import Predictor
     from hepdist.inference.reading import Reading

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +13,7 @@ from dicom_files import image, ingested, outcomes, save, slices, stored_values, 
 
 from hepdist.errors import IngestError
 from hepdist.ingest.dicom import DicomSource
+from hepdist.ingest.dicom_refused import muted, quiet
 from hepdist.ingest.files import Files
 
 
@@ -126,3 +130,25 @@ def test_zoo_is_accounted_for_whatever_is_asked_of_it(shared_data: Path, modalit
     samples, findings = ingested(archive, modality=modality, allow_burned_in=True, least_slices=1)
     assert samples
     assert all(f.reason for f in findings)
+
+
+@pytest.mark.parametrize("state", [quiet, muted])
+def test_blocks_that_threads_are_in_at_once_leave_the_process_as_it_was(state):
+    """Left in another order than nested ones would be: the first one to begin ends first."""
+    before = logging.root.manager.disable, os.fstat(2).st_ino
+    inside, leave = threading.Barrier(3), [threading.Event(), threading.Event()]
+
+    def work(number: int) -> None:
+        with state():
+            inside.wait(10)
+            leave[number].wait(10)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(2)]
+    for thread in threads:
+        thread.start()
+    inside.wait(10)
+    for event, thread in zip(leave, threads, strict=True):
+        assert (logging.root.manager.disable, os.fstat(2).st_ino) != before
+        event.set()
+        thread.join(10)
+    assert (logging.root.manager.disable, os.fstat(2).st_ino) == before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import logging
 import os
 import shutil
 import signal
@@ -85,12 +86,15 @@ def check(settings: Settings) -> None:
     reading_spec(load(settings).signature, settings.options)
 
 
-def application(settings: Settings, gpu: bool) -> Application:
-    """For `ray.serve.run`."""
+def application(settings: Settings, gpu: bool, alone: bool) -> Application:
+    """For `ray.serve.run`. alone: on a Ray of this machine only."""
     from ray import serve
 
     def build() -> ASGIApp:
         from hepdist.serve.app import Service, build_app
+
+        if alone:
+            _keep_to_loopback()
 
         service = Service(
             load(settings), settings.token, settings.limits, settings.options, settings.scratch, settings.batch,
@@ -139,7 +143,7 @@ def serving(settings: Settings) -> Iterator[None]:
                 raise RunError(f"{settings.replicas} replicas need a GPU each, and the cluster has {cluster.gpus:g}; use --device cpu")
             there = replace(settings, scratch=scratch, device="cuda" if gpu else "cpu", threads=_threads(settings, cluster.cpus))
             try:
-                _start(there, gpu)
+                _start(there, gpu, own, proxy_port=_any_port(settings.host) if direct else settings.port)
                 yield
             finally:
                 serve.shutdown()
@@ -148,17 +152,19 @@ def serving(settings: Settings) -> Iterator[None]:
             shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _start(settings: Settings, gpu: bool) -> None:
+def _start(settings: Settings, gpu: bool, alone: bool, proxy_port: int) -> None:
+    """proxy_port: where Ray Serve's proxy listens, which it starts beside a replica that listens itself, too."""
     from ray import serve
 
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     quiet = {"enable_access_log": False, "log_level": "WARNING"}
     serve.start(
-        proxy_location="HeadOnly",  # direct ingress has no proxies and takes host and port from here all the same
-        http_options={"host": settings.host, "port": settings.port, "keep_alive_timeout_s": 60},
+        proxy_location="HeadOnly",
+        http_options={"host": settings.host, "port": proxy_port, "keep_alive_timeout_s": 60},
         logging_config=quiet,
     )
     try:
-        serve.run(application(settings, gpu), name=NAME, route_prefix="/", logging_config=quiet)
+        serve.run(application(settings, gpu, alone), name=NAME, route_prefix="/", logging_config=quiet)
     except RuntimeError as error:  # what Ray Serve raises for an application that did not start
         raise RunError(f"Ray Serve could not start the application: {str(error).strip().splitlines()[-1]}") from None
 
@@ -188,6 +194,24 @@ def _serves() -> bool:
     from ray import serve
 
     return bool(serve.status().proxies or serve.status().applications)
+
+
+def _keep_to_loopback() -> None:
+    """Have this replica listen to other replicas on loopback, too; called before it begins to.
+
+    Ray Serve binds that gRPC server to all interfaces whatever the host asked for, and it unpickles what it is sent: anyone on the network could
+    run code here. There is no setting for it. tests/test_serve_ray.py fails where a Ray listens elsewhere all the same.
+    """
+    from ray.serve._private import replica
+
+    listen = replica.add_port_to_grpc_server
+    replica.add_port_to_grpc_server = lambda server, address: listen(server, address.replace("[::]", "127.0.0.1"))
+
+
+def _any_port(host: str) -> int:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])
 
 
 def _free(host: str, port: int) -> None:
