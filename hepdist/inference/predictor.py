@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from hepdist.errors import RunError
+from hepdist.evaluation.calibration import apply_temperature
 from hepdist.inference.case import Case, lying_axially
 from hepdist.inference.grid import labels_on, values_on
 from hepdist.ingest.bricks import brick_offsets, centred
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
 
 OVERLAP = 0.5
 """Of a side, between windows of a volume that is larger than what the model was trained on (Isensee et al., 2021)."""
-TINY = 1e-12
-"""Probabilities are held this far from 0 and 1 before their logarithm is taken."""
 WINDOW_VOXELS = 1 << 21
 """In one forward pass; recipe.evaluation.batch was chosen for rows of a cohort, which may be much smaller than bricks."""
 
@@ -244,7 +243,10 @@ class Predictor:
         return normalise(batch, member.recipe.data.normalise, member.signature.normalisation)
 
     def _scaled(self, member: Member, probability: np.ndarray) -> np.ndarray:
-        return scaled(probability, member.temperature, multilabel=self.signature.multilabel).astype(np.float32)
+        if member.temperature == 1:
+            return probability
+        found = apply_temperature(probability.astype(np.float64), member.temperature, multilabel=self.signature.multilabel)
+        return found.astype(np.float32)
 
     def _member(self, run: Path, tta: bool) -> Member:
         from hepdist.tasks import build
@@ -258,22 +260,12 @@ class Predictor:
         sums = json.loads((run / "model" / "sha256.json").read_text(encoding="utf-8"))
         threshold, temperature = _decisions(run)
         if recipe.task.kind in ("classification", "survival"):  # the threshold was chosen before scaling
-            threshold = float(scaled(np.array([[1 - threshold, threshold]]), temperature, multilabel=signature.multilabel)[0, 1])
+            pair = np.array([[1 - threshold, threshold]])
+            threshold = float(apply_temperature(pair, temperature, multilabel=signature.multilabel)[0, 1])
         return Member(
             str(run), model.to(self.device), recipe, signature, build(plain, signature.manifest()), sums["model.safetensors"], threshold,
             temperature,
         )  # fmt: skip
-
-
-def scaled(probability: np.ndarray, temperature: float, *, multilabel: bool) -> np.ndarray:
-    """Probabilities [n, K] with their log-odds divided by the temperature; order and decisions stay. Guo et al., 2017."""
-    if temperature == 1:
-        return probability
-    p = probability.astype(np.float64).clip(TINY, 1 - TINY)
-    if multilabel:
-        return 1 / (1 + ((1 - p) / p) ** (1 / temperature))
-    powers = np.exp(np.log(p) / temperature)
-    return powers / powers.sum(axis=1, keepdims=True)
 
 
 def _together(first: Member, other: Member) -> None:
