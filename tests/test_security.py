@@ -31,8 +31,8 @@ def test_a_ray_of_its_own_listens_on_loopback_alone():
     assert found and set(found) <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
 
 
-BETWEEN_PROCESSES = {"ingest/parallel.py"}
-"""Where one process of an ingest hands work to another; nothing that was read from a file."""
+BETWEEN_PROCESSES = {"ingest/parallel.py", "inference/spread.py"}
+"""Where one process of an ingest or a prediction hands work to another; nothing that was read from a file."""
 
 
 def calls(tree: ast.AST) -> list[ast.Call]:
