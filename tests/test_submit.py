@@ -82,7 +82,7 @@ def head_commit() -> str:
         (["evaluate", "/shared/x", "--cohort", "cohorts/y"], "'--cohort' is the relative path 'cohorts/y'"),
         (["ingest", "dicom", "s3://b/c"], "'SOURCE' is the relative path 'dicom'"),
         (["train", "pneumonia-resnet", "optim.lrr=1"], "recipe key 'optim.lrr' is unknown; did you mean 'optim.lr'?"),
-        (["demo"], "'demo' can't be submitted as a job; use one of ingest, train, tune, evaluate, crossval"),
+        (["demo"], "'demo' can't be submitted as a job; use one of ingest, train, tune, evaluate, compare, explain, crossval, export, predict, surveil"),
         (["ingest", "dicom"], "hepdist submit ingest needs COHORT"),
         (["train"], "hepdist submit train needs RECIPE"),
     ],
