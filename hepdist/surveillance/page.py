@@ -101,7 +101,7 @@ def _lead(week: str, flagged: pd.DataFrame, judged: int) -> str:
 def _count(row: dict[str, Any]) -> str:
     if row["hidden"]:
         return "count hidden" if row["hidden"] == "hidden" else f"{row['hidden']} cases"
-    return f"{row['observed']} cases, {row['expected']:.1f} expected"
+    return f"{row['observed']} cases, {number(row['expected'], 1)} expected"
 
 
 def _cautions(
@@ -138,7 +138,7 @@ def _lines(rows: pd.DataFrame) -> list[dict[str, str]]:
     found = []
     for row in records(rows):
         low, high = row["prevalence_low"], _percent(row["prevalence_high"])
-        line = {name: _number(row[name], digits) for name, digits in DIGITS.items()}
+        line = {name: number(row[name], digits) for name, digits in DIGITS.items()}
         line |= {name: _percent(row[name]) for name in ("share", "prevalence")}
         line |= {name: row[name] for name in ("week", "site", "hidden", "hidden_tested")}
         line["method"] = "" if pd.isna(row["method"]) else row["method"]
@@ -153,7 +153,7 @@ def records(rows: pd.DataFrame) -> list[dict[str, Any]]:
     return [{str(name): value for name, value in row.items()} for row in rows.to_dict("records")]
 
 
-def _number(value: Any, digits: int) -> str:
+def number(value: Any, digits: int) -> str:
     return "–" if pd.isna(value) else f"{value:,.{digits}f}"
 
 
