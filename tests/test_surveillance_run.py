@@ -241,3 +241,4 @@ def test_a_table_too_short_to_judge_is_written_with_the_reason(tmp_path: Path) -
     assert "enough history" in (tmp_path / "out" / "surveil.html").read_text()
     surveil(str(write_csv(tmp_path / "one.csv", visits({"A": 8.0}, 1, last=date(2024, 11, 24)))), tmp_path / "one", ["until=2024-11-20"])
     assert "week not over" in (tmp_path / "one" / "alerts.csv").read_text()
+    assert "covers no week to its end" in (tmp_path / "one" / "surveil.html").read_text()

@@ -53,8 +53,8 @@ def render(
     gaps: list[str],
 ) -> str:
     """The page as HTML. table: as published (alerts.py); judged gives methods and their number alone; gaps: sentences on silent sites."""
-    latest = judged.latest()
-    week = str(table["week"].iloc[-1]) if judged.last < 0 else str(table["week"].drop_duplicates().iloc[judged.last])
+    latest, whole = judged.latest(), judged.last >= 0
+    week = str(table["week"].iloc[-1]) if not whole else str(table["week"].drop_duplicates().iloc[judged.last])
     rows = table[table["week"] == week]
     flagged = rows[rows["alert"].fillna(False)]
     expected = false_alarms(list(latest.values()), spec)
@@ -64,7 +64,7 @@ def render(
     used = [name for name in METHODS if name in methods]
     plots, wide, unplotted = _plots(table, spec)
     tiles = [
-        ("Newest whole week", week, f"until {until}"),
+        ("Newest whole week" if whole else "Newest week", week, f"until {until}"),
         ("Alerts in it", f"{len(flagged)}", f"of {len(latest)} series judged"),
         ("False alarms to expect", f"{expected:.2g}", "in such a week, without any outbreak"),
         (
@@ -75,7 +75,7 @@ def render(
     ]
     return _environment().get_template("page.html").render(
         title=title, period=f"{table['week'].iloc[0]} to {table['week'].iloc[-1]}", until=until, small_cell=spec.small_cell, week=week,
-        lead=_lead(week, flagged, len(latest)), tiles=tiles, cautions=_cautions(spec, accuracy, len(latest), expected, table, gaps),
+        lead=_lead(week, flagged, len(latest), whole), whole=whole, tiles=tiles, cautions=_cautions(spec, accuracy, len(latest), expected, table, gaps),
         latest=_lines(rows), alerts=_lines(alerts), judged_weeks=spec.judge_weeks, tested=table["tested"].notna().any(), accuracy=accuracy,
         plots=plots, wide=wide, unplotted=unplotted, methods=[_method(name, spec) for name in used], facts=_facts(spec, accuracy, used),
         left_out=left_out, version=hepdist.__version__,
@@ -87,7 +87,9 @@ def _environment() -> jinja2.Environment:
     return jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
 
 
-def _lead(week: str, flagged: pd.DataFrame, judged: int) -> str:
+def _lead(week: str, flagged: pd.DataFrame, judged: int, whole: bool) -> str:
+    if not whole:
+        return f"The table covers no week to its end, not even {week}: nothing is judged."
     if not judged:
         return f"No series has enough history to judge week {week} by: EARS needs nine weeks before it."
     if flagged.empty:
@@ -101,7 +103,7 @@ def _lead(week: str, flagged: pd.DataFrame, judged: int) -> str:
 def _count(row: dict[str, Any]) -> str:
     if row["hidden"]:
         return "count hidden" if row["hidden"] == "hidden" else f"{row['hidden']} cases"
-    return f"{row['observed']} cases, {row['expected']:.1f} expected"
+    return f"{row['observed']} cases, {number(row['expected'], 1)} expected"
 
 
 def _cautions(
@@ -138,7 +140,7 @@ def _lines(rows: pd.DataFrame) -> list[dict[str, str]]:
     found = []
     for row in records(rows):
         low, high = row["prevalence_low"], _percent(row["prevalence_high"])
-        line = {name: _number(row[name], digits) for name, digits in DIGITS.items()}
+        line = {name: number(row[name], digits) for name, digits in DIGITS.items()}
         line |= {name: _percent(row[name]) for name in ("share", "prevalence")}
         line |= {name: row[name] for name in ("week", "site", "hidden", "hidden_tested")}
         line["method"] = "" if pd.isna(row["method"]) else row["method"]
@@ -153,7 +155,7 @@ def records(rows: pd.DataFrame) -> list[dict[str, Any]]:
     return [{str(name): value for name, value in row.items()} for row in rows.to_dict("records")]
 
 
-def _number(value: Any, digits: int) -> str:
+def number(value: Any, digits: int) -> str:
     return "–" if pd.isna(value) else f"{value:,.{digits}f}"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hepdist.surveillance.page import records
+from hepdist.surveillance.page import number, records
 from hepdist.surveillance.run import Outcome
 
 
@@ -20,6 +20,6 @@ def lines(outcome: Outcome) -> list[str]:
     flagged = rows[rows["alert"].fillna(False)]
     said.append(f"week {week}: {len(flagged)} of {len(outcome.judged.latest())} judged series above the threshold")
     for row in records(flagged):
-        cases = row["hidden"] or row["observed"]
-        said.append(f"  {row['site']}: cases {cases}, expected {row['expected']:.1f}, threshold {row['upper']:.1f} ({row['method']})")
+        cases, expected, upper = row["hidden"] or row["observed"], number(row["expected"], 1), number(row["upper"], 1)
+        said.append(f"  {row['site']}: cases {cases}, expected {expected}, threshold {upper} ({row['method']})")
     return said
