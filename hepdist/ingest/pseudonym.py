@@ -62,7 +62,7 @@ def read_salt(path: str | None) -> bytes:
     else:
         where = Path.home() / ".config" / "hepdist" / "salt"
         if not where.exists():
-            _make(where)
+            make_secret(where)
         salt, name = where.read_bytes().strip(), f"salt file '{where}'"
     return _long_enough(salt, name)
 
@@ -82,14 +82,14 @@ def _long_enough(secret: bytes, name: str) -> bytes:
     return secret
 
 
-def _make(where: Path) -> None:
+def make_secret(where: Path) -> None:
+    """A new file that its owner alone may read, with 64 random hexadecimal digits; whole or not there, and never in place of another."""
     where.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    part = where.with_name(f".salt-{os.getpid()}")
-    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as file:
+    part = where.with_name(f".{where.name}-{os.getpid()}")
+    with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(secrets.token_hex(32))
     try:
-        os.link(part, where)  # unlike a rename, leaves a salt that another process made meanwhile
+        os.link(part, where)  # unlike a rename, leaves a secret that another process made meanwhile
     except FileExistsError:
         pass
     finally:

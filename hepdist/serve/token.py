@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import hmac
-import os
-import secrets
 from pathlib import Path
 
 from hepdist.errors import RunError
+from hepdist.ingest.pseudonym import make_secret
 
 SHORTEST = 20
 USUAL = Path("~/.config/hepdist/serve_token")
@@ -19,7 +18,7 @@ def read_token(path: str | Path | None = None) -> str:
     if not where.exists():
         if path is not None:
             raise RunError(f"token file '{where}' does not exist; make one with: (umask 077; openssl rand -hex 32 > {where})")
-        _make(where)
+        make_secret(where)
     if where.stat().st_mode & 0o077:
         raise RunError(f"token file '{where}' can be read by other users of this machine; run: chmod 600 {where}")
     token = where.read_text(encoding="utf-8").strip()
@@ -34,16 +33,3 @@ def opens(token: str, header: bytes | None) -> bool:
     """Whether an Authorization header holds the token; takes as long whatever of it is right."""
     scheme, _, given = (header or b"").partition(b" ")
     return hmac.compare_digest(given.strip(), token.encode()) and scheme.lower() == b"bearer"
-
-
-def _make(where: Path) -> None:
-    where.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    part = where.with_name(f".{where.name}-{os.getpid()}")
-    with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(secrets.token_hex(32))
-    try:
-        os.link(part, where)  # unlike a rename, leaves a token that another process made meanwhile
-    except FileExistsError:
-        pass
-    finally:
-        part.unlink()
