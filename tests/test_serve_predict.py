@@ -211,7 +211,9 @@ def test_an_overlay_is_a_picture_and_nothing_is_left_behind(ct, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_every_kind_of_model_can_be_warmed(radiographs, ct, runs):
+def test_every_kind_of_model_can_be_warmed(radiographs, ct, runs, monkeypatch):
+    answered, real = [], Predictor.__call__
+    monkeypatch.setattr(Predictor, "__call__", lambda self, cases: answered.extend(found := real(self, cases)) or found)
     for predictor in (
         radiographs,
         ct,
@@ -219,3 +221,9 @@ def test_every_kind_of_model_can_be_warmed(radiographs, ct, runs):
         Predictor([visits_classifier(runs / "warm-visits")]),
     ):
         Service(predictor, TOKEN).warm()
+    assert [(answer.probability is not None, answer.mask is not None) for answer in answered] == [
+        (True, False),
+        (False, True),
+        (True, False),
+        (True, False),
+    ]
