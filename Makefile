@@ -4,10 +4,12 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest
 
-.PHONY: demo test slow chaos lint format bench clean help
+.PHONY: install demo test slow chaos lint format docs bench clean help
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
+
+install: $(STAMP)  ## build .venv alone
 
 demo: $(STAMP)  ## phantom cohort -> ingest -> 2 DeepSpeed workers -> report, about 4 minutes on 2 cores
 	$(BIN)/hepdist demo
@@ -29,6 +31,9 @@ lint: $(STAMP)  ## ruff and mypy
 format: $(STAMP)  ## rewrite the sources as ruff wants them
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(STAMP)  ## the documents as a site, in site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build -f docs/site/mkdocs.yml
 
 BENCHMARKS := startup loop stream ingest bricks search scaling gpu
 
