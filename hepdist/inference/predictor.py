@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from hepdist.errors import RunError
-from hepdist.evaluation.calibration import apply_temperature
+from hepdist.evaluation.calibration import apply_temperature, decisions_of
 from hepdist.inference.case import Case, lying_axially
 from hepdist.inference.grid import labels_on, values_on
 from hepdist.ingest.bricks import brick_offsets, centred
@@ -258,7 +258,7 @@ class Predictor:
         # balanced weights are those of a loss, and their counts stayed with the cohort
         plain = recipe.model_copy(update={"task": recipe.task.model_copy(update={"class_weights": "none"})})
         sums = json.loads((run / "model" / "sha256.json").read_text(encoding="utf-8"))
-        threshold, temperature = _decisions(run)
+        threshold, temperature = decisions_of(run)
         if recipe.task.kind in ("classification", "survival"):  # the threshold was chosen before scaling
             pair = np.array([[1 - threshold, threshold]])
             threshold = float(apply_temperature(pair, temperature, multilabel=signature.multilabel)[0, 1])
@@ -309,16 +309,6 @@ def _layout(member: Member) -> Layout | None:
         return replace(layout, resized=layout.spacing is None and layout.overlap is None)
     median = signature.origin.get("fingerprint", {}).get("median_spacing")
     return layout if layout.spacing is not None or not median else replace(layout, spacing=tuple(median))
-
-
-def _decisions(run: Path) -> tuple[float, float]:
-    """Threshold and temperature, as the run's evaluation fixed them."""
-    path = run / "result.json"
-    if not path.is_file():  # trained with evaluation.splits=[], or only its model folder was handed on
-        return 0.5, 1.0
-    result = json.loads(path.read_text(encoding="utf-8"))
-    calibration = result.get("calibration") or {}
-    return float(result.get("threshold", {}).get("value", 0.5)), float(calibration.get("temperature") or 1.0)
 
 
 def _stored(image: Tensor, member: Member, dtype: np.dtype) -> Tensor:
