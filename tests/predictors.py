@@ -1,13 +1,18 @@
-"""Runs without training for the tests of prediction: a cohort that ingest made, and a small network with chosen weights; no assertions here."""
+"""Runs without training for the tests of prediction: a cohort that ingest made, and a small network with chosen weights; no assertions here.
+
+A test module takes the fixtures that it needs by name: `salt, chest = predictors.salt, predictors.chest`.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
+import pytest
 import torch
 from dicom_files import image, save, segmentation, slices, uid
 from PIL import Image
@@ -22,6 +27,20 @@ from hepdist.training.saved_model import Signature, build_model, save_model
 SALT = "a salt for tests, 32 bytes long."
 UNET = {"family": "unet", "width": 4, "depth": 2, "norm": "syncbatch"}
 RESNET = {"family": "resnet", "depth": 10, "width": 8}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def salt() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HEPDIST_SALT", SALT)
+        yield
+
+
+@pytest.fixture(scope="module")
+def chest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on radiographs, beside its cohort."""
+    folder = tmp_path_factory.mktemp("chest")
+    return saved_run(folder / "chest", xray_cohort(folder), "classification", RESNET)
 
 
 def saved_run(folder: Path, cohort: Path, kind: str, model: dict[str, Any], seed: int = 0, **sections: dict[str, Any]) -> Path:

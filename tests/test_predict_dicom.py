@@ -9,6 +9,7 @@ from pathlib import Path
 import highdicom as hd
 import numpy as np
 import pandas as pd
+import predictors
 import pydicom
 import pytest
 from dicom_files import enhanced, save
@@ -20,24 +21,13 @@ from hepdist.inference.reading import Reading
 from hepdist.inference.run import predict
 from hepdist.ingest.pseudonym import Pseudonyms
 
-
-@pytest.fixture(scope="module", autouse=True)
-def salt():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HEPDIST_SALT", SALT)
-        yield
+salt, chest = predictors.salt, predictors.chest
 
 
 @pytest.fixture(scope="module")
 def liver(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("liver")
     return saved_run(folder / "liver", ct_cohort(folder), "segmentation", UNET)
-
-
-@pytest.fixture(scope="module")
-def chest(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("chest")
-    return saved_run(folder / "chest", xray_cohort(folder), "classification", RESNET)
 
 
 def only(folder: Path, pattern: str) -> Path:
