@@ -90,13 +90,13 @@ def xray(number: int, side: int = 40, **tags: Any) -> Any:
     return image(pixels, "CR", str(number), study=str(number), patient=f"P{number}", PixelSpacing=[0.5, 0.5], **tags)
 
 
-def xray_cohort(folder: Path) -> Path:
+def xray_cohort(folder: Path, **options: str) -> Path:
     """Of twenty CR images with two classes."""
     save([xray(number) for number in range(20)], folder / "cr")
     rows = [f"P{number},{'pneumonia' if number % 2 else 'normal'}" for number in range(20)]
     (folder / "labels.csv").write_text("\n".join(["patient,finding", *rows]))
-    options = [f"emr={folder / 'labels.csv'}", "label=finding", "label_names=normal,pneumonia", "size=32,32"]
-    ingest(str(folder / "cr"), str(folder / "cohort"), options)
+    usual = {"emr": str(folder / "labels.csv"), "label": "finding", "label_names": "normal,pneumonia", "size": "32,32"}
+    ingest(str(folder / "cr"), str(folder / "cohort"), [f"{key}={value}" for key, value in {**usual, **options}.items()])
     return folder / "cohort"
 
 

@@ -22,6 +22,7 @@ from hepdist.ingest.columns import emr_vector
 from hepdist.ingest.fit import Layout, Whole, crop_or_pad, resample, rows_of
 from hepdist.ingest.stage import fault_of
 from hepdist.recipe import Recipe
+from hepdist.shards.tensors import tensor_of
 from hepdist.training.saved_model import Signature, load_model
 
 if TYPE_CHECKING:
@@ -324,8 +325,7 @@ def _stored(image: Tensor, member: Member, dtype: np.dtype) -> Tensor:
 
 
 def _tensor(values: np.ndarray) -> Tensor:
-    values = values.astype(np.int32) if values.dtype == np.uint16 else values  # torch has few operations on uint16
-    return torch.from_numpy(np.require(values, requirements=["C", "W"]))  # what was read from a file may be read-only
+    return tensor_of(np.require(values, requirements=["C", "W"]))  # what was read from a file may be read-only
 
 
 def _overlap(offset: Sequence[int], size: Sequence[int], shape: Sequence[int]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
