@@ -24,7 +24,7 @@ class DataSpec(Spec):
     """Folder that `hepdist ingest` wrote."""
     normalise: Literal["cohort", "image", "none"] = "cohort"
     """cohort: subtract the train split's mean and divide by its standard deviation; image: each image by its own
-    (MR has no absolute unit); none: as stored, integers scaled to 0..1."""
+    (MR has no absolute unit); none: as stored, integers divided by the largest value of their type (255, 32767 or 65535)."""
     emr: bool = False
     """Feed the EMR columns to the model; needs a cohort with EMR."""
     window_mib: PositiveFloat = 64.0

@@ -60,3 +60,16 @@ def parse(spec: type[Spec], values: Any, *, what: str = "recipe", prefix: str = 
         if first["type"] == "missing":
             raise RecipeError(f"{what} key '{key}' is missing; set it in the file or with {key}=VALUE") from None
         raise RecipeError(f"{what} key '{key}' is {first['input']!r}: {message[0].lower()}{message[1:]}") from None
+
+
+def parse_pairs(spec: type[Spec], pairs: list[str], what: str) -> Any:
+    """Build `spec`, which holds no other specs, from `key=value` texts; what: whose options they are. Raises RecipeError as `parse` does."""
+    values: dict[str, str] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise RecipeError(f"{what} option '{pair}' is not of the form key=value")
+        if key not in spec.model_fields:
+            raise unknown_key(what, key, known_keys(spec))
+        values[key] = value
+    return parse(spec, values, what=what)

@@ -1,13 +1,18 @@
-"""Runs without training for the tests of prediction: a cohort that ingest made, and a small network with chosen weights; no assertions here."""
+"""Runs without training for the tests of prediction: a cohort that ingest made, and a small network with chosen weights; no assertions here.
+
+A test module takes the fixtures that it needs by name: `salt, chest = predictors.salt, predictors.chest`.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
+import pytest
 import torch
 from dicom_files import image, save, segmentation, slices, uid
 from PIL import Image
@@ -22,6 +27,20 @@ from hepdist.training.saved_model import Signature, build_model, save_model
 SALT = "a salt for tests, 32 bytes long."
 UNET = {"family": "unet", "width": 4, "depth": 2, "norm": "syncbatch"}
 RESNET = {"family": "resnet", "depth": 10, "width": 8}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def salt() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HEPDIST_SALT", SALT)
+        yield
+
+
+@pytest.fixture(scope="module")
+def chest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on radiographs, beside its cohort."""
+    folder = tmp_path_factory.mktemp("chest")
+    return saved_run(folder / "chest", xray_cohort(folder), "classification", RESNET)
 
 
 def saved_run(folder: Path, cohort: Path, kind: str, model: dict[str, Any], seed: int = 0, **sections: dict[str, Any]) -> Path:
@@ -71,13 +90,13 @@ def xray(number: int, side: int = 40, **tags: Any) -> Any:
     return image(pixels, "CR", str(number), study=str(number), patient=f"P{number}", PixelSpacing=[0.5, 0.5], **tags)
 
 
-def xray_cohort(folder: Path) -> Path:
+def xray_cohort(folder: Path, **options: str) -> Path:
     """Of twenty CR images with two classes."""
     save([xray(number) for number in range(20)], folder / "cr")
     rows = [f"P{number},{'pneumonia' if number % 2 else 'normal'}" for number in range(20)]
     (folder / "labels.csv").write_text("\n".join(["patient,finding", *rows]))
-    options = [f"emr={folder / 'labels.csv'}", "label=finding", "label_names=normal,pneumonia", "size=32,32"]
-    ingest(str(folder / "cr"), str(folder / "cohort"), options)
+    usual = {"emr": str(folder / "labels.csv"), "label": "finding", "label_names": "normal,pneumonia", "size": "32,32"}
+    ingest(str(folder / "cr"), str(folder / "cohort"), [f"{key}={value}" for key, value in {**usual, **options}.items()])
     return folder / "cohort"
 
 

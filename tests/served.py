@@ -1,4 +1,7 @@
-"""Runs of untrained models whose answers depend on what they are shown, and what a server of them is sent; for the tests of hepdist serve."""
+"""Runs of untrained models whose answers depend on what they are shown, and what a server of them is sent; for the tests of hepdist serve.
+
+A test module takes the fixtures that it needs by name: `runs, radiographs = models.runs, models.radiographs`, from `import served as models`.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,13 @@ from typing import Any
 
 import dicom_files
 import numpy as np
+import pytest
 import torch
 from pydicom.dataset import FileDataset
 from torch import nn
 
 from cohorts import EMR
+from hepdist.inference.predictor import Predictor
 from hepdist.ingest.fit import Layout
 from hepdist.recipe import Recipe
 from hepdist.shards.manifest import EMRColumn
@@ -24,6 +29,17 @@ from hepdist.training.saved_model import Signature, build_model, save_model
 TOKEN = "a-token-for-the-tests-of-serve"
 OPENS = {"Authorization": f"Bearer {TOKEN}"}
 VISITS = (EMRColumn("bilirubin", "number", unit="mg/dL", low=0.0, high=90.0), EMRColumn("ascites", "category", categories=("no", "yes")))
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for them."""
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def radiographs(runs: Path) -> Predictor:
+    return Predictor([classifier(runs / "cr")])
 
 
 def classifier(folder: Path, seed: int = 1, side: int = 32, **model: Any) -> Path:

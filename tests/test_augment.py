@@ -12,6 +12,7 @@ from hepdist.augment import augment, normalise
 from hepdist.augment.intensity import blur
 from hepdist.augment.random import BLUR, normal, uniform
 from hepdist.recipe import AugmentSpec
+from hepdist.shards.tensors import tensor_of
 
 EVERYTHING = {
     "rotate": 20, "scale": 0.2, "translate": 0.1, "elastic": 0.05, "brightness": 0.3, "contrast": 0.3, "gamma": 0.3, "blur": 1.2,
@@ -268,6 +269,13 @@ def test_without_normalisation_integers_are_scaled_to_one_and_floats_are_left():
     for dtype, largest in ((torch.uint8, 255), (torch.uint16, 65535), (torch.int16, 32767)):
         assert normalise({"image": torch.tensor([[[0, largest]]]).to(dtype)}, "none", {})["image"].tolist() == [[[0, 1]]]
     assert normalise({"image": torch.tensor([[[0.5, 1e6]]])}, "none", {})["image"].tolist() == [[[0.5, 1e6]]]
+
+
+@pytest.mark.parametrize(("dtype", "largest"), [("uint8", 255), ("int16", 32767), ("uint16", 65535)])
+def test_without_normalisation_stored_integers_are_divided_by_the_largest_of_their_stored_type(dtype, largest):
+    batch = {"image": tensor_of(np.array([[[0, 1, 100, largest]]], dtype))}  # uint16 comes as int32
+    out = normalise(batch, "none", {})["image"]
+    torch.testing.assert_close(out, torch.tensor([[[0, 1 / largest, 100 / largest, 1]]]), rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e4])

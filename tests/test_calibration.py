@@ -11,7 +11,7 @@ from scipy.optimize import minimize
 from scipy.stats import binomtest, chi2_contingency
 from sklearn.metrics import log_loss
 
-from hepdist.evaluation.calibration import apply_temperature, fit_temperature, temperature_of
+from hepdist.evaluation.calibration import apply_temperature, decisions_of, fit_temperature
 from hepdist.evaluation.further import Chosen, choose, further
 from hepdist.evaluation.metrics import calibration_scores
 from hepdist.evaluation.operating import apply_points, choose_points
@@ -183,6 +183,7 @@ def test_what_validation_chose_is_applied_to_test_and_to_other_cohorts_unchanged
     write_result(tmp_path, task="classification", split={"test": block}, train=train, cohort_sha256="0", seed=0, **chosen.facts())
     again = Chosen.of(json.loads((tmp_path / "result.json").read_text()))
     assert further("classification", test, 0.5, ("normal", "ill"), 60, 0, again, {}) == block
-    assert temperature_of(tmp_path) == chosen.calibration["temperature"]
+    assert decisions_of(tmp_path) == (0.5, chosen.calibration["temperature"])
+    assert decisions_of(tmp_path / "not evaluated") == (0.5, 1.0)
     nothing = choose("classification", None, ("normal", "ill"), EvaluationSpec())
     assert further("classification", test, 0.5, ("normal", "ill"), 60, 0, nothing, {}) == {}

@@ -9,6 +9,7 @@ from pathlib import Path
 import highdicom as hd
 import numpy as np
 import pandas as pd
+import predictors
 import pydicom
 import pytest
 from dicom_files import enhanced, save
@@ -20,24 +21,13 @@ from hepdist.inference.reading import Reading
 from hepdist.inference.run import predict
 from hepdist.ingest.pseudonym import Pseudonyms
 
-
-@pytest.fixture(scope="module", autouse=True)
-def salt():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HEPDIST_SALT", SALT)
-        yield
+salt, chest = predictors.salt, predictors.chest
 
 
 @pytest.fixture(scope="module")
 def liver(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("liver")
     return saved_run(folder / "liver", ct_cohort(folder), "segmentation", UNET)
-
-
-@pytest.fixture(scope="module")
-def chest(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("chest")
-    return saved_run(folder / "chest", xray_cohort(folder), "classification", RESNET)
 
 
 def only(folder: Path, pattern: str) -> Path:
@@ -134,6 +124,21 @@ def test_a_classifier_writes_probabilities_and_its_call_for_radiographs(chest, t
     audit = pd.read_parquet(tmp_path / "out/audit.parquet")
     assert sorted(audit["outcome"]) == ["predicted"] * 3 + ["quarantined"]
     assert sorted(path.name for path in (tmp_path / "out/overlays").iterdir()) == sorted(f"{name}.png" for name in table["sample_id"])
+
+
+def test_a_model_of_sixteen_bits_is_shown_files_as_it_was_shown_rows(tmp_path):
+    cohort = xray_cohort(tmp_path, display="uint16")
+    run = saved_run(tmp_path / "run", cohort, "classification", RESNET, data={"cohort": str(cohort), "normalise": "none"})
+    rows = pd.concat([pd.read_parquet(path, columns=["sample_id", "image"]) for path in (cohort / "shards").glob("*.parquet")])
+    stored = {row.sample_id: np.frombuffer(row.image, np.uint16).reshape(1, 32, 32) for row in rows.itertuples()}
+    assert max(image.max() for image in stored.values()) > 255
+    predictor, names, shown = Predictor([run]), Pseudonyms(SALT.encode()), []
+    reading = Reading(str(tmp_path / "cr"), predictor.signature, [], names)
+    cases = [found for item in reading.items for found in reading.read(item) if isinstance(found, Case)]
+    predictor.members[0].model.register_forward_pre_hook(lambda _, given: shown.append(given[0].numpy()))
+    predictor(cases)
+    for case, image in zip(cases, np.concatenate(shown), strict=True):
+        np.testing.assert_allclose(image, stored[names.of("sample", case.sample.key)] / 65535, rtol=1e-6)
 
 
 def test_a_case_has_the_sample_id_that_its_cohort_gives_it(liver, tmp_path):

@@ -10,11 +10,12 @@ import canary_files
 import nibabel as nib
 import numpy as np
 import pandas as pd
+import predictors
 import pytest
 from canaries import Canaries, listening, search
 from dicom_files import save
 from PIL import Image
-from predictors import RESNET, SALT, UNET, ct_cohort, ct_study, nifti_cohort, picture_cohort, saved_run, xray, xray_cohort
+from predictors import RESNET, UNET, ct_cohort, ct_study, nifti_cohort, picture_cohort, saved_run, xray
 
 from hepdist.cli import main
 from hepdist.errors import RunError
@@ -22,12 +23,7 @@ from hepdist.inference.predictor import Predictor
 from hepdist.inference.run import predict
 from hepdist.jobs.order import order
 
-
-@pytest.fixture(scope="module", autouse=True)
-def salt():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HEPDIST_SALT", SALT)
-        yield
+salt, chest = predictors.salt, predictors.chest
 
 
 @pytest.fixture(scope="module")
@@ -35,12 +31,6 @@ def volumes(tmp_path_factory) -> Path:
     """A run on NIfTI volumes, beside its cohort and its source."""
     folder = tmp_path_factory.mktemp("volumes")
     return saved_run(folder / "run", nifti_cohort(folder), "segmentation", UNET)
-
-
-@pytest.fixture(scope="module")
-def chest(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("chest")
-    return saved_run(folder / "run", xray_cohort(folder), "classification", RESNET)
 
 
 def radiographs(folder: Path, count: int = 3) -> Path:

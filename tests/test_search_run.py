@@ -15,7 +15,7 @@ from chaos import evidence
 from cohorts import tiny_classification_cohort
 from hepdist.errors import RecipeError, RunError
 from hepdist.recipe import Recipe, load_recipe
-from hepdist.search.launch import tune
+from hepdist.search.launch import preview, tune
 from hepdist.search.page import Page
 from hepdist.search.record import CONFIRMED, Event, note, read_trials
 from hepdist.shards.manifest import sha256_of
@@ -165,6 +165,7 @@ def test_losers_of_a_population_go_on_from_a_donors_weights_with_another_learnin
         "scheduler": "pbt",
         "perturb_every": 1,
         "trials": 4,
+        "concurrent": 0,
         "space": {"cnn.width": 8, "cnn.depth": 2, "optim.lr": {"low": 1e-9, "high": 3e-3, "log": True}},
     }
     folder = tune(
@@ -190,7 +191,8 @@ def weights_at_the_end(run: Path) -> str:
 
 
 def test_hyperband_pauses_trials_and_those_that_go_on_are_the_runs_that_nobody_paused(cohort, tmp_path):
-    search = {"families": ["cnn"], "scheduler": "hyperband", "reduction": 2, "trials": 8, "space": {"cnn.width": [4, 8], "cnn.depth": 2}}
+    space = {"cnn.width": [4, 8], "cnn.depth": 2}
+    search = {"families": ["cnn"], "scheduler": "hyperband", "reduction": 2, "trials": 8, "concurrent": 0, "space": space}
     folder = tune(recipe(cohort, tmp_path, "bands", {**search, "vary": ["model", "lr"]}, epochs=4, cpus_per_worker=4))  # room for two
     trials = read_trials(folder)
     assert len(trials) == 8 and {trial.end.kind for trial in trials} == {"finished", "stopped"}
@@ -256,6 +258,15 @@ def test_elastic_workers_and_a_group_that_never_fits_are_refused(cohort, tmp_pat
     with pytest.raises(RecipeError, match=r"recipe key 'train.workers' is 9, but the cluster has 8 CPUs"):
         tune(recipe(cohort, tmp_path, "wide", {}, workers=9, global_batch=18))
     assert not list((tmp_path / "searches").glob("*")), "what was refused left something behind"
+
+
+@pytest.mark.parametrize("scheduler", ["hyperband", "pbt"])
+@pytest.mark.parametrize("verb", [tune, lambda recipe: list(preview(recipe))])
+def test_a_limit_that_a_scheduler_does_not_keep_is_refused(cohort, tmp_path, scheduler, verb):
+    refusal = rf"recipe key 'search.concurrent' is 2, but search.scheduler={scheduler} .* use search.concurrent=0, or search.scheduler=asha"
+    with pytest.raises(RecipeError, match=refusal):
+        verb(recipe(cohort, tmp_path, "limited", {"scheduler": scheduler, "concurrent": 2}))
+    assert not (tmp_path / "searches").exists()
 
 
 def test_a_search_without_budget_left_stops_and_goes_on_with_more(cohort, tmp_path):

@@ -13,6 +13,7 @@ import nibabel
 import numpy as np
 import pydicom
 import pytest
+import served as models
 from PIL import Image
 from served import OPENS, TOKEN, as_bytes, classifier, emr_classifier, form, radiograph, segmenter, series, visits_classifier, zipped
 from starlette.testclient import TestClient
@@ -26,6 +27,7 @@ from hepdist.ingest.sample import Sample
 from hepdist.serve.app import Service, build_app
 
 NAMES = Pseudonyms(b"a salt of sixteen bytes")
+runs, radiographs = models.runs, models.radiographs
 
 
 def client(predictor: Predictor, **changes) -> TestClient:
@@ -37,16 +39,6 @@ def straight(predictor: Predictor, folder: Path) -> list[Answer]:
     reading = Reading(str(folder), predictor.signature, [], NAMES)
     cases = [found for item in reading.items for found in reading.read(item) if isinstance(found, Case)]
     return [predictor([predictor.upright(case)])[0] for case in cases]
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("runs")
-
-
-@pytest.fixture(scope="module")
-def radiographs(runs) -> Predictor:
-    return Predictor([classifier(runs / "cr")])
 
 
 @pytest.fixture(scope="module")

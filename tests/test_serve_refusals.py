@@ -9,14 +9,14 @@ import logging
 import stat
 import zipfile
 from collections.abc import Callable
-from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
+import served as models
 from PIL import Image
 from pydicom.uid import JPEG2000Lossless
-from served import OPENS, TOKEN, as_bytes, classifier, emr_classifier, form, radiograph, segmenter, series, zipped
+from served import OPENS, TOKEN, as_bytes, emr_classifier, form, radiograph, segmenter, series, zipped
 from starlette.testclient import TestClient
 
 from hepdist.errors import RunError
@@ -27,16 +27,7 @@ from hepdist.serve.page import PAGE
 from hepdist.serve.token import read_token
 
 SMALL = Limits(upload=3_000_000, files=20, unpacked=2_000_000, voxels=400_000, results=3, field=20_000)
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("runs")
-
-
-@pytest.fixture(scope="module")
-def radiographs(runs) -> Predictor:
-    return Predictor([classifier(runs / "cr")])
+runs, radiographs = models.runs, models.radiographs
 
 
 @pytest.fixture(scope="module")

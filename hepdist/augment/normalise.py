@@ -11,6 +11,8 @@ CLIP = (0.005, 0.995)
 """Quantiles to which an image is clipped before its own mean and deviation are taken: MR has single voxels 1000 times the rest."""
 QUANTILE_VOXELS = 1 << 15
 """Most voxels that quantiles are taken from, evenly spaced: sorting a volume whole would cost more than training on it."""
+LARGEST = {torch.uint8: 255.0, torch.int16: 32767.0, torch.uint16: 65535.0, torch.int32: 65535.0}
+"""Of the types in which images are stored (docs/format.md). No image is stored as int32: that is how batches hold uint16 (hepdist.shards.tensors)."""
 
 
 def normalise(batch: dict[str, Tensor], mode: str, stats: dict[str, dict[str, Any]]) -> dict[str, Tensor]:
@@ -46,9 +48,8 @@ def _standardise(values: Tensor, stats: dict[str, Any], axis: int = 1) -> Tensor
 
 
 def _unit_range(image: Tensor) -> Tensor:
-    """Integers divided by their type's largest value; floats as they are."""
-    largest = 1.0 if image.dtype.is_floating_point else float(torch.iinfo(image.dtype).max)
-    return image.to(torch.float32) / largest
+    """Integers divided by the largest value of the type in which they are stored; floats as they are."""
+    return image.to(torch.float32) / (1.0 if image.dtype.is_floating_point else LARGEST[image.dtype])
 
 
 def _by_image(image: Tensor) -> Tensor:

@@ -54,8 +54,14 @@ def fit_temperature(label: NDArray[np.int64], probability: Floats) -> dict[str, 
     return facts | {"temperature": temperature, "log_loss_before": loss(0.0), "log_loss_after": float(found.fun)}
 
 
-def temperature_of(run: Path) -> float:
-    """What a run's probabilities are to be scaled by, from its result.json; 1.0 where none could be fitted."""
-    from hepdist.evaluation.result import read_result
+def decisions_of(run: Path) -> tuple[float, float]:
+    """The threshold between two classes, of probabilities before scaling, and the temperature that a run's evaluation fixed.
 
-    return float((read_result(run).get("calibration") or {}).get("temperature") or 1.0)
+    0.5 and 1.0 where none could be fitted, and where there is no result: the run was trained with evaluation.splits=[], or only its model's
+    folder was handed on.
+    """
+    from hepdist.evaluation.result import RESULT, read_result
+
+    result = read_result(run) if (run / RESULT).is_file() else {}
+    calibration = result.get("calibration") or {}
+    return float(result.get("threshold", {}).get("value", 0.5)), float(calibration.get("temperature") or 1.0)

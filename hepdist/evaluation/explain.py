@@ -25,6 +25,7 @@ from hepdist.evaluation.result import CLASSIFYING, labels_and_probabilities, pla
 from hepdist.evaluation.subgroup_scores import ranking
 from hepdist.shards.manifest import Manifest
 from hepdist.shards.read import SplitReader, columns_of
+from hepdist.shards.tensors import tensor_of
 
 PAGE, FACTS = "explain.html", "explain.json"
 MOST_ROWS = 2000
@@ -86,9 +87,7 @@ def explain(run: str | Path, split: str = "test", progress: Progress | None = No
                 else:
                     arrays[name] = arrays[name].copy()
                     arrays[name][:, column] = values[:, column]
-        tensors = {
-            name: torch.from_numpy(v.astype(np.int32) if v.dtype == np.uint16 else v.copy()).to(device) for name, v in arrays.items()
-        }
+        tensors = {name: tensor_of(values.copy()).to(device) for name, values in arrays.items()}
         return normalise(tensors, recipe.data.normalise, signature.normalisation)
 
     facts: dict[str, Any] = {"run": run.name, "split": split, "label_names": list(manifest.label_names)}

@@ -21,6 +21,7 @@ from hepdist.recipe import Recipe
 from hepdist.shards.manifest import SPLITS, Manifest
 from hepdist.shards.plan import READER_CPUS
 from hepdist.shards.read import SplitReader, columns_of, scores_volumes
+from hepdist.shards.tensors import tensor_of
 from hepdist.tasks import keys
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ class Scorer:
         for first in range(0, len(rows), size):
             some = rows[first : first + size]
             arrays = {**self.readers[split].arrays(some, columns), "row": some}
-            tensors = {name: _tensor(values).to(self.device) for name, values in arrays.items()}
+            tensors = {name: tensor_of(values).to(self.device) for name, values in arrays.items()}
             yield normalise(tensors, self.recipe.data.normalise, self.signature.normalisation)
 
 
@@ -134,7 +135,3 @@ def _in_row_order(parts: list[dict[str, np.ndarray]], first_rows: np.ndarray) ->
     if not np.array_equal(whole["row"][order], first_rows):
         raise RunError(f"{len(first_rows)} cases were to be scored, {len(order)} came back; evaluate the run again")
     return {name: values[order] for name, values in whole.items()}
-
-
-def _tensor(values: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(values.astype(np.int32) if values.dtype == np.uint16 else values)

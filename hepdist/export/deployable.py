@@ -47,7 +47,7 @@ def inputs_of(model: nn.Module) -> tuple[str, ...]:
 
 
 def normalised(stored: dict[str, Tensor], recipe: Recipe, signature: Signature) -> dict[str, Tensor]:
-    """Stored rows as the network reads them; uint16 goes by int32, as in training and evaluation."""
+    """Stored rows as the network reads them; uint16 goes by int32, as in training and evaluation (hepdist.shards.tensors)."""
     wide = {name: values.to(torch.int32) if values.dtype == torch.uint16 else values for name, values in stored.items()}
     return normalise(wide, recipe.data.normalise, signature.normalisation)
 

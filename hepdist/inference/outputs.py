@@ -9,6 +9,7 @@ import numpy as np
 
 from hepdist.errors import HepdistError
 from hepdist.inference.case import Case
+from hepdist.inference.conclusions import calls, field_of_view, sizes
 from hepdist.inference.identity import Identity
 from hepdist.inference.predictor import Answer, Predictor
 from hepdist.ingest.files import Files
@@ -36,7 +37,7 @@ class Outputs:
         if answer.image is not None:
             row |= self._restored(kind, original, answer.image, name)
         if kind == "dicom" and self._dicom:
-            found, problem = self._objects(item, original, answer, row, name)
+            found, problem = self._objects(item, original, answer, name)
             row |= found
             notes += [problem] if problem else []
         if answer.mask is not None and "seg" not in row:  # of DICOM the SEG is the mask
@@ -56,10 +57,9 @@ class Outputs:
             row |= {f"probability_{n}": float(p) for n, p in zip(identity.classes, answer.probability, strict=True)}
             if len(answer.members) > 1:
                 row["uncertainty"] = float(answer.members.std(axis=0).max())
-        if answer.mask is not None and answer.volumes_ml is not None:
-            sizes = answer.volumes_ml if answer.mask.ndim == 3 else areas(case, answer.mask, len(identity.classes))
+        if answer.mask is not None:
             unit = "volume_ml" if answer.mask.ndim == 3 else "area_mm2"
-            row |= {f"{unit}_{n}": float(v) for n, v in zip(identity.classes[1:], sizes, strict=True)}
+            row |= {f"{unit}_{n}": float(v) for n, v in zip(identity.classes[1:], sizes(case, answer), strict=True)}
         return row
 
     def _restored(self, kind: str, case: Case, image: np.ndarray, name: str) -> Row:
@@ -89,51 +89,33 @@ class Outputs:
         picture.save(buffer, "PNG", optimize=True)
         return self._put(OVERLAYS, name, ".png", buffer.getvalue())
 
-    def _objects(self, item: Any, case: Case, answer: Answer, row: Row, name: str) -> tuple[Row, str]:
-        """SEG and SR, or why there are none. Headers come from anywhere, and what highdicom says of one may quote it."""
+    def _objects(self, item: Any, case: Case, answer: Answer, name: str) -> tuple[Row, str]:
+        """SEG, SR and the restored picture, or why there are none. Headers come from anywhere, and what highdicom says of one may quote it."""
         from hepdist.inference.dicom_source import Unreferenced
         from hepdist.ingest.dicom_refused import quiet
 
         try:
             with quiet():
-                return self._made(item, case, answer, row, name)
+                row = self._made(item, case, answer, name)
         except HepdistError:
             raise
         except Unreferenced as error:
             return {}, f"no DICOM objects: {error}"
         except Exception as error:
             return {}, f"no DICOM objects: the header of the source can't be referred to ({type(error).__name__})"
+        return row, "nothing was found, so there is no DICOM SEG" if answer.mask is not None and "seg" not in row else ""
 
-    def _made(self, item: Any, case: Case, answer: Answer, row: Row, name: str) -> tuple[Row, str]:
-        from hepdist.inference import dicom_image, dicom_seg, dicom_sr
-        from hepdist.inference.codes import ML, MM2
+    def _made(self, item: Any, case: Case, answer: Answer, name: str) -> Row:
+        from hepdist.inference.dicom_objects import objects
         from hepdist.inference.dicom_source import source_images
 
         assert self._files is not None
-        identity, key = self._identity, case.sample.key
+        key, multilabel = case.sample.key, self._predictor.signature.multilabel
         frame = int(key.rpartition("#")[2]) if case.sample.affine is None and "#" in key else 0
         source = source_images(self._files, item, frame)
-        row, problem, seg = Row(), "", None
-        groups: list[dicom_sr.Group] = []
-        if answer.mask is not None and answer.volumes_ml is not None:
-            if answer.mask.any():
-                seg = dicom_seg.segmentation(source, answer.mask, identity, self._uids("seg", key), name)
-                row["seg"] = self._save(seg, f"{name}.seg.dcm")
-            else:
-                problem = "nothing was found, so there is no DICOM SEG"
-            volume = answer.mask.ndim == 3
-            sizes = answer.volumes_ml if volume else areas(case, answer.mask, len(identity.classes))
-            groups = dicom_sr.volume_groups(source, seg, sizes.tolist(), ML if volume else MM2, identity, self._uids("seg", key), name)
-        if answer.probability is not None:
-            called = calls(answer.probability, identity, multilabel=self._predictor.signature.multilabel)
-            groups = dicom_sr.probability_groups(source, answer.probability.tolist(), called, identity, name, self._uids("sr", key))
-        if groups:
-            row["sr"] = self._save(dicom_sr.report(source, seg, groups, identity, self._uids("sr", key)), f"{name}.sr.dcm")
-        if answer.image is not None and answer.image.ndim == 3:
-            row["derived"] = self._save(
-                dicom_image.restored(source, answer.image, case, identity, self._uids("image", key)), f"{name}.restored.dcm"
-            )
-        return row, problem
+        made = objects(source, case, answer, self._identity, lambda what: self._uids(what, key), name, multilabel=multilabel)
+        suffixes = {"seg": "seg", "sr": "sr", "derived": "restored"}
+        return {what: self._save(dataset, f"{name}.{suffixes[what]}.dcm") for what, dataset in made.items()}
 
     def _uids(self, what: str, key: str) -> dict[str, str]:
         """The same for the same model and case, so that a repeated prediction replaces the first one in an archive."""
@@ -152,34 +134,3 @@ class Outputs:
         path = f"{folder}/{name}{suffix}"
         self._place.write(path, data)
         return path
-
-
-def calls(probability: np.ndarray, identity: Identity, *, multilabel: bool) -> list[bool]:
-    """Which classes a case is called to be of: by the threshold of two, one half of each finding, else the most probable one."""
-    if multilabel:
-        return [bool(p >= 0.5) for p in probability]
-    if len(probability) == 2:
-        positive = bool(probability[1] >= identity.threshold)
-        return [not positive, positive]
-    return [k == int(probability.argmax()) for k in range(len(probability))]
-
-
-def areas(case: Case, mask: np.ndarray, classes: int) -> np.ndarray:
-    """mm2 of each foreground class of a mask[H, W]; NaN where the source has no spacing."""
-    pixel = float(np.prod(case.sample.spacing)) if case.sample.spacing is not None else float("nan")
-    return np.bincount(mask.reshape(-1), minlength=classes)[1:classes] * pixel
-
-
-def field_of_view(case: Case, predictor: Predictor) -> str:
-    """A remark where a volume shows far more of the patient than any that the model was trained on."""
-    facts = predictor.signature.origin.get("fingerprint", {})
-    largest, spacing = facts.get("largest_shape"), facts.get("median_spacing")
-    if case.spacing is None or len(case.shape) != 3 or not largest or not spacing or len(largest) != 3:
-        return ""
-    # sorted, since a series may lie along another axis than the cohort's do
-    have, seen = (np.sort(np.multiply(*pair)) for pair in ((case.shape, case.spacing), (largest, spacing)))
-    if not (have > 2 * seen).any():
-        return ""
-    sides = " x ".join(f"{mm:.0f}" for mm in np.multiply(case.shape, case.spacing))
-    trained = " x ".join(f"{mm:.0f}" for mm in np.multiply(largest, spacing))
-    return f"shows {sides} mm, and the model was trained on at most {trained} mm"

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from hepdist.errors import RunError
-from hepdist.evaluation.calibration import apply_temperature
+from hepdist.evaluation.calibration import apply_temperature, decisions_of
 from hepdist.inference.case import Case, lying_axially
 from hepdist.inference.grid import labels_on, values_on
 from hepdist.ingest.bricks import brick_offsets, centred
@@ -22,6 +22,7 @@ from hepdist.ingest.columns import emr_vector
 from hepdist.ingest.fit import Layout, Whole, crop_or_pad, resample, rows_of
 from hepdist.ingest.stage import fault_of
 from hepdist.recipe import Recipe
+from hepdist.shards.tensors import tensor_of
 from hepdist.training.saved_model import Signature, load_model
 
 if TYPE_CHECKING:
@@ -258,7 +259,7 @@ class Predictor:
         # balanced weights are those of a loss, and their counts stayed with the cohort
         plain = recipe.model_copy(update={"task": recipe.task.model_copy(update={"class_weights": "none"})})
         sums = json.loads((run / "model" / "sha256.json").read_text(encoding="utf-8"))
-        threshold, temperature = _decisions(run)
+        threshold, temperature = decisions_of(run)
         if recipe.task.kind in ("classification", "survival"):  # the threshold was chosen before scaling
             pair = np.array([[1 - threshold, threshold]])
             threshold = float(apply_temperature(pair, temperature, multilabel=signature.multilabel)[0, 1])
@@ -311,16 +312,6 @@ def _layout(member: Member) -> Layout | None:
     return layout if layout.spacing is not None or not median else replace(layout, spacing=tuple(median))
 
 
-def _decisions(run: Path) -> tuple[float, float]:
-    """Threshold and temperature, as the run's evaluation fixed them."""
-    path = run / "result.json"
-    if not path.is_file():  # trained with evaluation.splits=[], or only its model folder was handed on
-        return 0.5, 1.0
-    result = json.loads(path.read_text(encoding="utf-8"))
-    calibration = result.get("calibration") or {}
-    return float(result.get("threshold", {}).get("value", 0.5)), float(calibration.get("temperature") or 1.0)
-
-
 def _stored(image: Tensor, member: Member, dtype: np.dtype) -> Tensor:
     """Normalised intensities float32[b, C, *spatial] in the cohort's unit; the inverse of `normalise`, which restoration never does by image."""
     if member.recipe.data.normalise == "none":
@@ -334,8 +325,7 @@ def _stored(image: Tensor, member: Member, dtype: np.dtype) -> Tensor:
 
 
 def _tensor(values: np.ndarray) -> Tensor:
-    values = values.astype(np.int32) if values.dtype == np.uint16 else values  # torch has few operations on uint16
-    return torch.from_numpy(np.require(values, requirements=["C", "W"]))  # what was read from a file may be read-only
+    return tensor_of(np.require(values, requirements=["C", "W"]))  # what was read from a file may be read-only
 
 
 def _overlap(offset: Sequence[int], size: Sequence[int], shape: Sequence[int]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:

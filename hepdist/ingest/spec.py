@@ -8,9 +8,8 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Le, Len
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt, ValidationInfo, field_validator, model_validator
 
-from hepdist.errors import RecipeError
 from hepdist.ingest.emr_columns import number
-from hepdist.spec import Spec, known_keys, parse, unknown_key
+from hepdist.spec import Spec, parse_pairs
 
 
 class IngestSpec(Spec):
@@ -205,12 +204,5 @@ class IngestSpec(Spec):
 
 def parse_options(options: list[str]) -> IngestSpec:
     """`key=value` strings as a checked spec; raises RecipeError with one sentence that names the key and the fix."""
-    values: dict[str, Any] = {}
-    for option in options:
-        key, equals, value = option.partition("=")
-        if not equals or not key:
-            raise RecipeError(f"ingest option '{option}' is not of the form key=value")
-        if key not in IngestSpec.model_fields:
-            raise unknown_key("ingest", key, known_keys(IngestSpec))
-        values[key] = value
-    return parse(IngestSpec, values, what="ingest")
+    spec: IngestSpec = parse_pairs(IngestSpec, options, "ingest")
+    return spec

@@ -112,9 +112,23 @@ def as_base(recipe: Recipe) -> Recipe:
     """The recipe that trials are made from: paths that hold everywhere, no look at the test split, no second place for every trial's files."""
     recipe = with_absolute_paths(recipe)
     has_start(recipe)
+    limit_holds(recipe.search)
     search = recipe.search.model_copy(update={"folder": absolute(recipe.search.folder)})
     evaluation = recipe.evaluation.model_copy(update={"splits": ()})
     return recipe.model_copy(update={"search": search, "evaluation": evaluation, "train": recipe.train.model_copy(update={"mirror": ""})})
+
+
+def limit_holds(search: SearchSpec) -> None:
+    """Raise RecipeError where more trials than `search.concurrent` would run at a time.
+
+    Ray's HyperBand and PBT start paused trials wherever there is room. Tune's own limit would count the paused ones too, so that a bracket of
+    HyperBand would wait for ever for trials that may not begin.
+    """
+    if search.concurrent and search.scheduler in ("hyperband", "pbt"):
+        raise RecipeError(
+            f"recipe key 'search.concurrent' is {search.concurrent}, but search.scheduler={search.scheduler} pauses trials and goes on with them"
+            " wherever there is room; use search.concurrent=0, or search.scheduler=asha"
+        )
 
 
 def same_search(recipe: Recipe, manifest: Manifest, folder: Path) -> None:

@@ -191,12 +191,13 @@ def _batch(recipe: Recipe, manifest: Manifest, size: int) -> dict[str, Any]:
     import torch
 
     from hepdist.shards.read import SplitReader, columns_of
+    from hepdist.shards.tensors import tensor_of
 
     reader = SplitReader(recipe.data.cohort, manifest, "train", verify=False)
     rows = np.arange(size) % len(reader)
     first = np.arange(min(size, len(reader)))
     arrays = {name: values[rows] for name, values in reader.arrays(first, columns_of(recipe, manifest)).items()}
-    batch = {name: torch.from_numpy(v.astype(np.int32) if v.dtype == np.uint16 else v) for name, v in arrays.items()}
+    batch = {name: tensor_of(values) for name, values in arrays.items()}
     return {**batch, "row": torch.from_numpy(rows), "position": torch.arange(size)}
 
 

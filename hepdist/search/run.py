@@ -91,7 +91,6 @@ def run_trials(
     devices = recipe.train.most * (search.gpus_per_worker if device == "cuda" else recipe.train.cpus_per_worker)
     grown = growth(ray.get_runtime_context().gcs_address)
     places = min(room(recipe, grown or ray.cluster_resources(), device), search.concurrent or search.trials)
-    pausing = search.scheduler in ("asha", "pbt", "hyperband")
     numbers = of_search(folder)
     tracking = Tracking(recipe, folder, task.select, task.higher_is_better)
     usual_epochs = share_of_epochs(recipe)[0] * recipe.train.epochs
@@ -126,7 +125,7 @@ def run_trials(
             search_alg=proposer,
             scheduler=scheduler,
             num_samples=planned,
-            max_concurrent_trials=None if pausing or not search.concurrent else search.concurrent,  # it counts paused ones
+            max_concurrent_trials=search.concurrent if search.concurrent and search.scheduler != "asha" else None,  # it counts paused ones
             reuse_actors=True,
             stop=Spent(proposer.spent),
             callbacks=[recorder],

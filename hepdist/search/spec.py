@@ -49,7 +49,7 @@ class SearchSpec(Spec):
     prices: dict[str, NonNegativeFloat] = Field(default_factory=dict)
     """Price an hour of one device, by node type and market as in `cluster.yaml`: {gpu-l4.spot: 0.35, gpu-l4: 0.80}; `default` is for all others."""
     concurrent: NonNegativeInt = 0
-    """Most trials at a time; 0: as many as the cluster has room for."""
+    """Most trials at a time; 0: as many as the cluster has room for, as it must be for hyperband and pbt."""
     gpus_per_worker: Annotated[float, Gt(0)] = 1.0
     """Of a GPU, where there are GPUs: below 1, small models share one."""
     retries: NonNegativeInt = 2

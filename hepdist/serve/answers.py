@@ -8,8 +8,8 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import BaseModel, Field
 
+from hepdist.inference.conclusions import calls, field_of_view
 from hepdist.inference.identity import Identity
-from hepdist.inference.outputs import calls, field_of_view
 from hepdist.inference.predictor import Answer, Predictor
 from hepdist.serve.study import Read, Study, told_number
 

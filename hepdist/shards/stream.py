@@ -16,6 +16,7 @@ from hepdist.shards.format import decode
 from hepdist.shards.manifest import Manifest
 from hepdist.shards.order import portion
 from hepdist.shards.plan import Plan
+from hepdist.shards.tensors import tensor_of
 
 if TYPE_CHECKING:
     from hepdist.shards.items import RayBlocks
@@ -86,9 +87,7 @@ class Stream:
         """A column as a tensor: a view of the block on CPU; through pinned memory, without waiting, on a GPU."""
         field = self.manifest.fields.get(name)
         values = decode(field, column) if field else column.to_numpy()
-        if values.dtype == np.uint16:  # torch computes little in uint16
-            values = values.astype(np.int32)
-        tensor = torch.from_numpy(values)
+        tensor = tensor_of(values)
         if self.device.type == "cuda":
             return tensor.pin_memory().to(self.device, non_blocking=True)
         return tensor

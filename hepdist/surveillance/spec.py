@@ -8,8 +8,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import PositiveFloat, PositiveInt, field_validator, model_validator
 
-from hepdist.errors import RecipeError
-from hepdist.spec import Spec, known_keys, parse, unknown_key
+from hepdist.spec import Spec, parse_pairs
 
 Method = Literal["farrington", "cusum", "ears_c1", "ears_c2", "ears_c3"]
 Share = Annotated[float, Gt(0), Le(1)]
@@ -143,13 +142,5 @@ class SurveilSpec(Spec):
 
 def parse_options(options: list[str]) -> SurveilSpec:
     """`key=value` strings as a checked spec; raises RecipeError with one sentence that names the key and the fix."""
-    values: dict[str, Any] = {}
-    for option in options:
-        key, equals, value = option.partition("=")
-        if not equals or not key:
-            raise RecipeError(f"surveil option '{option}' is not of the form key=value")
-        if key not in SurveilSpec.model_fields:
-            raise unknown_key("surveil", key, known_keys(SurveilSpec))
-        values[key] = value
-    spec: SurveilSpec = parse(SurveilSpec, values, what="surveil")
+    spec: SurveilSpec = parse_pairs(SurveilSpec, options, "surveil")
     return spec

@@ -20,6 +20,7 @@ from hepdist.ingest.statistics import column_statistics
 from hepdist.recipe import Recipe
 from hepdist.shards.manifest import SPLITS, Manifest
 from hepdist.shards.read import SplitReader, columns_of
+from hepdist.shards.tensors import tensor_of
 from hepdist.tasks import build as build_task
 from hepdist.training.batching import weigh
 from hepdist.training.ema import decay_at
@@ -123,9 +124,5 @@ def predict(
 
 def batch_of(rows: Rows, chosen: np.ndarray, device: torch.device) -> dict[str, Tensor]:
     """The chosen rows as tensors, with their number as `row`."""
-    batch = {name: torch.from_numpy(_readable(values[chosen])).to(device) for name, values in rows.arrays.items()}
+    batch = {name: tensor_of(values[chosen]).to(device) for name, values in rows.arrays.items()}
     return {**batch, "row": torch.from_numpy(chosen).to(device)}
-
-
-def _readable(values: np.ndarray) -> np.ndarray:
-    return values.astype(np.int32) if values.dtype == np.uint16 else values  # torch has few operations on uint16
