@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from hepdist.errors import RunError
 from hepdist.evaluation.calibration import apply_temperature
 from hepdist.inference.case import Case, lying_axially
 from hepdist.inference.grid import labels_on, values_on
+from hepdist.inference.members import Member, check_together, layout_of, load_member
 from hepdist.ingest.bricks import brick_offsets, centred
 from hepdist.ingest.columns import emr_vector
 from hepdist.ingest.fit import Layout, Whole, crop_or_pad, resample, rows_of
 from hepdist.ingest.stage import fault_of
-from hepdist.recipe import Recipe
-from hepdist.training.saved_model import Signature, load_model
 
 if TYPE_CHECKING:
     from hepdist.tasks.restoration import Restoration
@@ -32,23 +29,6 @@ OVERLAP = 0.5
 """Of a side, between windows of a volume that is larger than what the model was trained on (Isensee et al., 2021)."""
 WINDOW_VOXELS = 1 << 21
 """In one forward pass; recipe.evaluation.batch was chosen for rows of a cohort, which may be much smaller than bricks."""
-
-
-@dataclass
-class Member:
-    """One run's model."""
-
-    run: str
-    model: nn.Module
-    recipe: Recipe
-    signature: Signature
-    task: Any
-    sha256: str
-    """Of `model.safetensors`."""
-    threshold: float
-    """Probability from which a case of two classes counts as the second one, as evaluation fixed it, after scaling."""
-    temperature: float
-    """What evaluation found the logits must be divided by for probabilities that are as sure as they are right; 1: as they are."""
 
 
 @dataclass
@@ -78,14 +58,14 @@ class Predictor:
         if threads is not None:
             torch.set_num_threads(threads)
         self.device = torch.device(device)
-        self.members = [self._member(Path(run), tta) for run in runs]
+        self.members = [load_member(Path(run), self.device, tta) for run in runs]
         first = self.members[0]
         self.kind = first.recipe.task.kind
         self.signature = first.signature
         self.recipe = first.recipe
         for other in self.members[1:]:
-            _together(first, other)
-        self.layout = _layout(first)
+            check_together(first, other)
+        self.layout = layout_of(first)
         self.classes: tuple[str, ...] = (
             first.task.classes if self.kind == "segmentation" else self.signature.label_names if self.kind != "restoration" else ()
         )
@@ -247,78 +227,6 @@ class Predictor:
             return probability
         found = apply_temperature(probability.astype(np.float64), member.temperature, multilabel=self.signature.multilabel)
         return found.astype(np.float32)
-
-    def _member(self, run: Path, tta: bool) -> Member:
-        from hepdist.tasks import build
-
-        model, recipe, signature = load_model(run)
-        if not tta:
-            augment = recipe.augment.model_copy(update={"test_flip": (), "test_shift": 0})
-            recipe = recipe.model_copy(update={"augment": augment})
-        # balanced weights are those of a loss, and their counts stayed with the cohort
-        plain = recipe.model_copy(update={"task": recipe.task.model_copy(update={"class_weights": "none"})})
-        sums = json.loads((run / "model" / "sha256.json").read_text(encoding="utf-8"))
-        threshold, temperature = _decisions(run)
-        if recipe.task.kind in ("classification", "survival"):  # the threshold was chosen before scaling
-            pair = np.array([[1 - threshold, threshold]])
-            threshold = float(apply_temperature(pair, temperature, multilabel=signature.multilabel)[0, 1])
-        return Member(
-            str(run), model.to(self.device), recipe, signature, build(plain, signature.manifest()), sums["model.safetensors"], threshold,
-            temperature,
-        )  # fmt: skip
-
-
-def _together(first: Member, other: Member) -> None:
-    """Raise RunError where two runs can't be one ensemble."""
-    pairs = {
-        "task": (first.recipe.task.kind, other.recipe.task.kind),
-        "classes": (first.task.classes, other.task.classes),
-        "label names": (first.signature.label_names, other.signature.label_names),
-        "form of images": (_layout(first), _layout(other)),
-        "EMR columns": (_columns(first), _columns(other)),
-    }
-    for what, (ours, theirs) in pairs.items():
-        if ours != theirs:
-            raise RunError(
-                f"runs '{Path(first.run).name}' and '{Path(other.run).name}' differ in {what}; an ensemble needs runs of one cohort"
-            )
-
-
-def _columns(member: Member) -> list[tuple[str, str, str, tuple[str, ...]]]:
-    signature = member.signature
-    return [(c.name, c.kind, c.unit, c.categories) for c in (*signature.emr, *signature.sequence)]
-
-
-def _layout(member: Member) -> Layout | None:
-    """How an image is brought to the form of the model's cohort; None where it reads none.
-
-    Unlike a cohort's own, it also holds for images of other sizes and spacings than any of its: pictures are scaled to its size and volumes
-    resampled to its median spacing. Raises RunError for a model that was saved without it.
-    """
-    signature = member.signature
-    if "image" not in signature.tensors:
-        return None
-    kept = signature.origin.get("layout")
-    if not kept:
-        raise RunError(
-            f"run '{Path(member.run).name}' was trained by an older hepdist, which did not keep how images were read; train it again, or score"
-            " cohorts with: hepdist evaluate RUN --cohort COHORT"
-        )
-    layout = Layout.from_json(kept)
-    if len(layout.size) == 2:
-        return replace(layout, resized=layout.spacing is None and layout.overlap is None)
-    median = signature.origin.get("fingerprint", {}).get("median_spacing")
-    return layout if layout.spacing is not None or not median else replace(layout, spacing=tuple(median))
-
-
-def _decisions(run: Path) -> tuple[float, float]:
-    """Threshold and temperature, as the run's evaluation fixed them."""
-    path = run / "result.json"
-    if not path.is_file():  # trained with evaluation.splits=[], or only its model folder was handed on
-        return 0.5, 1.0
-    result = json.loads(path.read_text(encoding="utf-8"))
-    calibration = result.get("calibration") or {}
-    return float(result.get("threshold", {}).get("value", 0.5)), float(calibration.get("temperature") or 1.0)
 
 
 def _stored(image: Tensor, member: Member, dtype: np.dtype) -> Tensor:
