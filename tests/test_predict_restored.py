@@ -95,16 +95,17 @@ def test_a_volume_is_restored_on_the_grid_of_its_file_whichever_way_it_lies(tmp_
 
 
 def test_a_ct_series_is_restored_in_hounsfield_units_as_nifti_where_its_planes_are(tmp_path):
-    run = saved_run(tmp_path / "run", ct_cohort(tmp_path), "restoration", {**RESTORER, "width": 8}, **SECTIONS)
-    ct_study(tmp_path / "in", 50)
+    run = saved_run(tmp_path / "run", ct_cohort(tmp_path, (12, 16, 20)), "restoration", RESTORER, **SECTIONS)
+    ct_study(tmp_path / "in", 50, (12, 16, 20))
     row = predict(str(run), str(tmp_path / "in"), str(tmp_path / "out")).table.iloc[0]
     found = nib.load(tmp_path / "out" / row["restored"])
     planes = sorted((pydicom.dcmread(p) for p in (tmp_path / "in/study50").iterdir()), key=lambda d: float(d.ImagePositionPatient[2]))
-    assert found.shape[:3] == (20, 16, 6)
+    assert found.shape[:3] == (20, 16, 12)
     for number, plane in enumerate(planes):  # patient coordinates of DICOM are LPS, of NIfTI RAS
         place = np.diag([-1, -1, 1]) @ np.array(plane.ImagePositionPatient, float)
         np.testing.assert_allclose((found.affine @ [0, 0, number, 1])[:3], place, atol=1e-4)
     assert "derived" not in row
+    assert -300 < np.asarray(found.dataobj).mean() < 300, "in Hounsfield units, as its source"
 
 
 def test_passes_with_dropout_are_refused_for_restored_images(pictures, tmp_path, capsys):

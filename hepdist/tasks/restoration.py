@@ -99,6 +99,7 @@ class Restoration:
         unit = degraded_unit(self.scale.to_unit(batch["image"]), kind, self.spec, (batch["row"], *HELD_OUT))
         return self.scale.from_unit(unit)
 
+    @torch.no_grad()
     def restored(self, model: nn.Module, degraded: Tensor) -> Tensor:
         """The model's answer to normalised degraded images, without gradients."""
         total = forward(model, {"image": degraded})
