@@ -75,9 +75,14 @@ def test_a_table_that_was_written_again_is_predicted_again(values, tmp_path):
     assert predict(str(values), str(table), str(tmp_path / "out")).table[PROBABILITY].item() != first
 
 
-def test_dropout_tells_how_sure_a_table_s_answers_are(values, tmp_path):
-    table = predict(str(values), str(values.parent / "table.csv"), str(tmp_path / "out"), ["dropout_samples=10"]).table
-    assert (table["uncertainty"] > 0).all() and (table["mutual_information_nats"] <= table["entropy_nats"]).all()
+def test_dropout_tells_the_same_of_a_row_of_a_table_and_of_a_cohort(values, tmp_path):
+    of_table, of_rows = (
+        predict(str(values), str(values.parent / source), str(tmp_path / source), ["dropout_samples=10"]).table.set_index("patient")
+        for source in ("table.csv", "cohort")
+    )
+    assert (of_table["uncertainty"] > 0).all() and (of_table["mutual_information_nats"] < of_table["entropy_nats"]).all()
+    for column in ("uncertainty", "entropy_nats", "mutual_information_nats"):
+        np.testing.assert_allclose(of_table[column], of_rows.loc[of_table.index, column], atol=1e-5)
 
 
 def visits(path: Path, people: range) -> Path:
