@@ -28,8 +28,7 @@ class Identity:
         members = predictor.members
         return cls(
             tuple(Path(m.run).resolve().name for m in members), tuple(m.sha256 for m in members), predictor.kind, predictor.classes,
-            predictor.threshold, tuple(m.temperature for m in members),
-            predictor.dropout_samples,
+            predictor.threshold, tuple(m.temperature for m in members), predictor.dropout_samples,
         )  # fmt: skip
 
     @property

@@ -33,9 +33,9 @@ def overlay(
     entropy: tuple[np.ndarray, float] | None = None,
 ) -> Image.Image:
     """image: [C, H, W] or [C, D, H, W], on the grid of the files; mask: uint8 of its spatial shape; beside: such as the restored image, drawn to
-    the right of or under it in the same grey values; entropy: whole numbers of the mask's shape and the nats of each step, drawn there too over the
-    same planes as the mask. Volumes show a plane across each axis as radiologists hang them:
-    the head or the front on top, the patient's right or front on the left.
+    the right of or under it in the same grey values; entropy: whole numbers of the mask's shape and the nats of each step, drawn there over the
+    same planes. Volumes show a plane across each axis as radiologists hang them: the head or the front on top, the patient's right or front on
+    the left.
     """
     window = _window(image, unit)
     rows = [_row(image, mask, spacing, affine, window)]

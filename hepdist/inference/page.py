@@ -24,8 +24,7 @@ SHOWN = {
     "restored": "restored image",
     "derived": "DICOM image",
 }
-
-
+"""Columns that name a file, and what it is."""
 MEASURES = {"probability_": "", "volume_ml_": " ml", "area_mm2_": " mm²"}
 """Columns of a class by how they begin, and their unit."""
 DIFFERENCES = {"volume_cv_": "{} volume varies by", "area_cv_": "{} area varies by", "pairwise_dice_": "{} Dice of two passes"}

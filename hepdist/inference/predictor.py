@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -173,41 +173,39 @@ class Predictor:
         return self._scaled(member, np.concatenate([each["probability"] for each in found]))[None]
 
     def _segment(self, case: Case) -> Answer:
-        whole, flat = self._whole(case), len(self._form.size) == 2
-        task = cast("Segmentation", self.members[0].task)
-        count, sides = len(task.classes), _volume(whole.image.shape[1:])
-        samples = self.dropout_samples or 1
-        agreement = Agreement(count, task.sigmoid, sides) if samples * len(self.members) > 1 else None
+        whole, classes = self._whole(case), len(self.classes)
+        decided, doubt = self._decided(whole)
+        mask = case.source_array(labels_on(decided, case.shape, whole.step))
+        if doubt is not None:
+            doubt = replace(doubt, entropy=case.source_array(levels_on(doubt.entropy, case.shape, whole.step)))
+        spacing = case.sample.spacing
+        voxel_ml = float(np.prod(spacing)) / 1000 if spacing is not None and mask.ndim == 3 else float("nan")
+        voxels = np.bincount(mask.reshape(-1), minlength=classes)[1:classes]
+        return Answer(mask=mask, volumes_ml=voxels * voxel_ml, doubt=doubt)
+
+    def _decided(self, whole: Whole) -> tuple[np.ndarray, MaskDoubt | None]:
+        """Class indices of all passes together, and with several of them how far they differ; on the model's grid."""
+        shape, samples = whole.image.shape[1:], self.dropout_samples or 1
+        if samples * len(self.members) == 1:
+            return self._assembled(whole, 0).decided().reshape(shape), None
+        classes, overlapping = len(self.classes), cast("Segmentation", self.members[0].task).sigmoid
+        agreement = Agreement(classes, overlapping, _volume(shape))
         for index in range(len(self.members)):
             for sample in range(samples):
                 with dropping(self._dropout[index], index * samples + sample, self.device):
-                    assembly = self._assembled(whole, index, agreement)
-                if agreement is not None:
-                    agreement.add(assembly)
-        doubt = None
-        if agreement is None:
-            decided = assembly.decided()
-        else:
-            decided, levels = agreement.decided()
-            levels = case.source_array(levels_on(levels[0] if flat else levels, case.shape, whole.step))
-            step = most_nats(count, overlapping=task.sigmoid) / STEPS
-            doubt = MaskDoubt(levels, step, agreement.size_variation(), agreement.pairwise_dice())
-        mask = case.source_array(labels_on(decided[0] if flat else decided, case.shape, whole.step))
-        spacing = case.sample.spacing
-        voxel_ml = float(np.prod(spacing)) / 1000 if spacing is not None and not flat else float("nan")
-        voxels = np.bincount(mask.reshape(-1), minlength=count)[1:count]
-        return Answer(mask=mask, volumes_ml=voxels * voxel_ml, doubt=doubt)
+                    agreement.add(self._assembled(whole, index, agreement.total))
+        decided, levels = agreement.decided()
+        step = most_nats(classes, overlapping=overlapping) / STEPS
+        return decided.reshape(shape), MaskDoubt(levels.reshape(shape), step, agreement.size_variation(), agreement.pairwise_dice())
 
-    def _assembled(self, whole: Whole, index: int, agreement: Agreement | None) -> Assembly:
-        """One pass of a member over an image; an Assembly knows volumes, so a picture is one of one plane."""
+    def _assembled(self, whole: Whole, index: int, total: np.ndarray | None = None) -> Assembly:
+        """One pass of a member over an image; an Assembly knows volumes, so a picture is one of one plane. total: as for an Assembly."""
         from hepdist.tasks.volumes import Assembly, importance_of
 
         member, size = self.members[index], self._form.size
         task, flat = cast("Segmentation", member.task), len(size) == 2
-        assembly = Assembly(
-            len(task.classes), task.sigmoid, _volume(whole.image.shape[1:]), importance_of(_volume(size), self.device),
-            None if agreement is None else agreement.total,
-        )  # fmt: skip
+        shape, importance = _volume(whole.image.shape[1:]), importance_of(_volume(size), self.device)
+        assembly = Assembly(len(task.classes), task.sigmoid, shape, importance, total)
         for images, offsets in self._parts(whole, member):
             for probability, offset in zip(task.probability(member.model, {"image": images}), offsets, strict=True):
                 assembly.add(probability[:, None] if flat else probability, None, [0, *offset] if flat else list(offset))
