@@ -4,7 +4,7 @@ The CT has 512 x 512 x --planes voxels of int16. It is predicted by a model that
 and predicts by windows, at --spacing (mm, D,H,W; 1,0.75,0.75 is the CT's own); the mask and the SEG have the CT's resolution in any case. Both
 networks are small, so that memory is what is measured: the largest resident set of the command (wait4), which runs in one process.
 
-    python benchmarks/predict.py [--planes 600] [--spacing 4,3,3] [--radiographs 200]
+    python benchmarks/predict.py [--planes 600] [--spacing 4,3,3] [--radiographs 200] [--dropout-samples 20]
 """
 
 from __future__ import annotations
@@ -77,11 +77,14 @@ def main() -> None:
     parser.add_argument("--planes", type=int, default=600)
     parser.add_argument("--spacing", default="4,3,3")
     parser.add_argument("--radiographs", type=int, default=200)
+    parser.add_argument("--dropout-samples", type=int, default=0, help="of the CT; 0: dropout is off")
     asked = parser.parse_args()
     rows, spacing = [], tuple(float(side) for side in asked.spacing.split(","))
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
-        coarse = {"family": "unet", "width": 4, "depth": 2, "stride": 2, "norm": "group"}
+        coarse = {"family": "unet", "width": 4, "depth": 2, "stride": 2, "norm": "group", "dropout": 0.2}
+        passes = [f"dropout_samples={asked.dropout_samples}"] if asked.dropout_samples else []
+        told = f", {asked.dropout_samples} passes" if passes else ""
         forms = {
             "bricks": Layout(1, (48, 96, 96), spacing, "int16", "HU", False, 0.25),
             "windows": Layout(1, (48, 96, 96), spacing, "int16", "HU", False),
@@ -90,8 +93,8 @@ def main() -> None:
             write_series(folder / "ct", asked.planes)
             for name, layout in forms.items():
                 run = model(folder / name, "segmentation", layout, coarse)
-                seconds, peak = measured(run, str(folder / "ct"), str(folder / f"out-{name}"))
-                rows.append([f"CT 512 x 512 x {asked.planes}, {name} at {asked.spacing} mm", f"{seconds:.0f} s", f"{peak:.2f} GiB"])
+                seconds, peak = measured(run, str(folder / "ct"), str(folder / f"out-{name}"), *passes)
+                rows.append([f"CT 512 x 512 x {asked.planes}, {name} at {asked.spacing} mm{told}", f"{seconds:.0f} s", f"{peak:.2f} GiB"])
         if asked.radiographs:
             rng = np.random.default_rng(1)
             for number in range(asked.radiographs):

@@ -72,10 +72,10 @@ def ct_study(folder: Path, number: int, shape: tuple[int, int, int] = (6, 16, 20
     return values
 
 
-def ct_cohort(folder: Path, **options: str) -> Path:
+def ct_cohort(folder: Path, shape: tuple[int, int, int] = (6, 16, 20), **options: str) -> Path:
     """Of ten CT series with liver masks."""
     for number in range(10):
-        values, liver = abdomen(number)
+        values, liver = abdomen(number, shape)
         planes = slices(values, study=str(number), patient=f"P{number}")
         seg = segmentation(planes, {"Liver": liver[::-1]})
         seg.SOPInstanceUID = seg.file_meta.MediaStorageSOPInstanceUID = uid("seg", number)

@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import highdicom as hd
+import nibabel as nib
 import numpy as np
 import pandas as pd
 import predictors
@@ -103,6 +104,22 @@ def test_an_enhanced_multi_frame_series_is_referenced_frame_by_frame(liver, tmp_
     np.testing.assert_array_equal(back[::-1], predicted_mask(liver, tmp_path / "in"))
     ct_study(tmp_path / "plain", 50)
     np.testing.assert_array_equal(back[::-1], predicted_mask(liver, tmp_path / "plain"))
+
+
+def test_where_two_members_differ_lies_on_the_series_own_planes_beside_the_objects(liver, tmp_path):
+    ct_study(tmp_path / "in", 50)
+    other = saved_run(tmp_path / "other", liver.parent / "cohort", "segmentation", UNET, seed=1)
+    row = predict(f"{liver}+{other}", str(tmp_path / "in"), str(tmp_path / "out")).table.iloc[0]
+    assert {"seg", "sr"} <= set(row.index) and "mask" not in row
+    found = nib.load(tmp_path / "out" / row["entropy_map"])
+    assert found.shape == (20, 16, 6)  # columns, rows and planes
+    for number, plane in enumerate(in_order(tmp_path / "in")):  # patient coordinates of DICOM are LPS, of NIfTI RAS
+        place = np.diag([-1, -1, 1]) @ np.array(plane.ImagePositionPatient, float)
+        np.testing.assert_allclose((found.affine @ [0, 0, number, 1])[:3], place, atol=1e-4)
+    assert 0.3 < found.get_fdata().max() <= np.log(2) + 1e-6
+    ours, theirs = (predicted_mask(run, tmp_path / "in") > 0 for run in (liver, other))
+    both = ours.sum() + theirs.sum()
+    assert row["pairwise_dice_Liver"] == pytest.approx(2 * (ours & theirs).sum() / both, rel=0.02)  # on the model's grid, not the files'
 
 
 def test_a_classifier_writes_probabilities_and_its_call_for_radiographs(chest, tmp_path):

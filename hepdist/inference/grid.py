@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from scipy import ndimage
@@ -23,14 +23,11 @@ def labels_on(found: np.ndarray, shape: Sequence[int], step: np.ndarray) -> np.n
     out = np.full(shape, classes[0], np.uint8)
     if len(classes) == 1:
         return out
-    planes = max(1, SLAB_VOXELS // max(1, int(np.prod(shape[1:]))))
-    for begin in range(0, shape[0], planes):
-        end = min(begin + planes, shape[0])
-        source, start = _behind(found, begin, end, step)
-        strongest = np.full((end - begin, *shape[1:]), -1.0, np.float32)
+    for slab, source, start in _slabs(found, shape, step):
+        strongest = np.full(out[slab].shape, -1.0, np.float32)
         for index in classes:
             share = _interpolated(source == index, start, strongest.shape, step)
-            out[begin:end][share > strongest] = index
+            out[slab][share > strongest] = index
             np.maximum(strongest, share, out=strongest)
     return out
 
@@ -43,6 +40,24 @@ def values_on(values: np.ndarray, shape: Sequence[int], step: np.ndarray) -> np.
     for channel, target in zip(values, out, strict=True):
         target[:] = _interpolated(channel, start, shape, step)
     return out
+
+
+def levels_on(levels: np.ndarray, shape: Sequence[int], step: np.ndarray) -> np.ndarray:
+    """Levels uint8[*spatial], such as a map's, on a grid of `shape`, linearly and rounded; step as for `labels_on`."""
+    if levels.shape == tuple(shape) and np.allclose(step, 1, rtol=1e-6):
+        return levels
+    out = np.empty(shape, np.uint8)
+    for slab, source, start in _slabs(levels, shape, step):
+        out[slab] = np.rint(_interpolated(source, start, out[slab].shape, step))
+    return out
+
+
+def _slabs(array: np.ndarray, shape: Sequence[int], step: np.ndarray) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
+    """The wanted grid in parts of few planes: which ones, and what `_behind` says of them."""
+    planes = max(1, SLAB_VOXELS // max(1, int(np.prod(shape[1:]))))
+    for begin in range(0, shape[0], planes):
+        end = min(begin + planes, shape[0])
+        yield slice(begin, end), *_behind(array, begin, end, step)
 
 
 def _behind(array: np.ndarray, begin: int, end: int, step: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -20,6 +20,7 @@ class Identity:
     classes: tuple[str, ...]
     threshold: float
     temperatures: tuple[float, ...]
+    dropout_samples: int | None = None
     version: str = f"hepdist {hepdist.__version__}"
 
     @classmethod
@@ -27,7 +28,7 @@ class Identity:
         members = predictor.members
         return cls(
             tuple(Path(m.run).resolve().name for m in members), tuple(m.sha256 for m in members), predictor.kind, predictor.classes,
-            predictor.threshold, tuple(m.temperature for m in members),
+            predictor.threshold, tuple(m.temperature for m in members), predictor.dropout_samples,
         )  # fmt: skip
 
     @property
@@ -54,6 +55,8 @@ class Identity:
         }
         if self.kind in ("classification", "survival") and len(self.classes) == 2:
             found["threshold"] = f"{self.threshold:.6g}"
+        if self.dropout_samples:
+            found["dropout samples"] = f"{self.dropout_samples} a model" if len(self.runs) > 1 else str(self.dropout_samples)
         if self.calibration:
             found["calibration"] = self.calibration
         return found

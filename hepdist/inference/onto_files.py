@@ -16,20 +16,26 @@ from hepdist.ingest.nifti import RAS_TO_LPS, voxel_affine
 from hepdist.ingest.volumes import HEADER, VOXELS
 
 
-def nifti_like(files: Files, names: Sequence[str], array: np.ndarray, affine: np.ndarray) -> bytes:
+def nifti_like(files: Files, names: Sequence[str], array: np.ndarray, affine: np.ndarray, step: float = 1.0) -> bytes:
     """.nii.gz of array[(C,) D, H, W] on the grid of the file that it was read from: its shape and affine, no other word of its header.
 
-    names: the files of the case, the first of which says the grid; affine: of the array's voxels, as ingest turned them (LPS).
+    names: the files of the case, the first of which says the grid; affine: of the array's voxels, as ingest turned them (LPS);
+    step: as for `nifti`.
     """
     first = names[0]
     base = VOXELS.sub("", first)
     header = next((name for name in names if name != first and HEADER.search(name) and HEADER.sub("", name) == base), first)
     kept = _header(files.read(header))
-    return nifti(array, affine, kept.get_best_affine(), kept)
+    return nifti(array, affine, kept.get_best_affine(), kept, step)
 
 
-def nifti(array: np.ndarray, affine: np.ndarray, target: np.ndarray | None = None, kept: nib.Nifti1Header | None = None) -> bytes:
-    """.nii.gz of array[(C,) D, H, W] whose voxels lie by `affine` (LPS, from (d, h, w)), turned to the axes of `target` (RAS, from (i, j, k))."""
+def nifti(
+    array: np.ndarray, affine: np.ndarray, target: np.ndarray | None = None, kept: nib.Nifti1Header | None = None, step: float = 1.0
+) -> bytes:
+    """.nii.gz of array[(C,) D, H, W] whose voxels lie by `affine` (LPS, from (d, h, w)), turned to the axes of `target` (RAS, from (i, j, k)).
+
+    step: what readers multiply the stored numbers by.
+    """
     own = RAS_TO_LPS @ affine[:, [2, 1, 0, 3]]
     voxels = array.transpose(2, 1, 0) if array.ndim == 3 else array.transpose(3, 2, 1, 0)
     if target is not None:
@@ -37,6 +43,8 @@ def nifti(array: np.ndarray, affine: np.ndarray, target: np.ndarray | None = Non
         voxels = apply_orientation(voxels, ornt_transform(io_orientation(own), io_orientation(lies)))
         own = target
     image = nib.Nifti1Image(np.asarray(voxels), own, dtype=voxels.dtype)
+    if step != 1:
+        image.header.set_slope_inter(step, 0)
     if kept is not None:
         image.header.set_xyzt_units(*kept.get_xyzt_units()[:1])
         for code, setter in ((kept["sform_code"], image.set_sform), (kept["qform_code"], image.set_qform)):

@@ -1,4 +1,4 @@
-"""What is written of one case: SEG and SR for DICOM, a mask on the file's own grid, a restored image, an overlay; and its row of the table."""
+"""What is written of one case: SEG and SR for DICOM, a mask and where it is doubtful on the file's own grid, a restored image, an overlay; its row."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ import numpy as np
 from hepdist.errors import HepdistError
 from hepdist.inference.case import Case
 from hepdist.inference.conclusions import calls, field_of_view, sizes
+from hepdist.inference.doubt import MaskDoubt, entropy, mutual_information, spread
 from hepdist.inference.identity import Identity
 from hepdist.inference.predictor import Answer, Predictor
 from hepdist.ingest.files import Files
 from hepdist.ingest.pseudonym import Pseudonyms
 from hepdist.place import Place
 
-DICOM, MASKS, RESTORED, OVERLAYS = "dicom", "masks", "restored", "overlays"
+DICOM, MASKS, ENTROPY, RESTORED, OVERLAYS = "dicom", "masks", "entropy", "restored", "overlays"
 """Folders of what is written. The first one's files carry identities, the others' pseudonyms alone."""
 Row = dict[str, Any]
 
@@ -42,25 +43,38 @@ class Outputs:
             notes += [problem] if problem else []
         if answer.mask is not None and "seg" not in row:  # of DICOM the SEG is the mask
             row["mask"] = self._put(MASKS, name, *self._as_file(kind, original, answer.mask))
+        if answer.doubt is not None:
+            row["entropy_map"] = self._put(ENTROPY, name, *self._as_file(kind, original, answer.doubt.entropy, answer.doubt.step))
         if self._overlays and original.sample.image is not None:
             row["overlay"] = self._overlay(original, answer, name)
         return {**row, "note": "; ".join(notes)}
 
     def _said(self, case: Case, answer: Answer) -> Row:
         """Numbers."""
-        identity, row = self._identity, Row()
-        if answer.probability is not None and answer.members is not None:
-            called = calls(answer.probability, identity, multilabel=self._predictor.signature.multilabel)
+        identity, row, multilabel = self._identity, Row(), self._predictor.signature.multilabel
+        if answer.probability is not None and answer.passes is not None:
+            called = calls(answer.probability, identity, multilabel=multilabel)
             row["label"] = "; ".join(n for n, there in zip(identity.classes, called, strict=True) if there)
-            if len(identity.classes) == 2 and not self._predictor.signature.multilabel:
+            if len(identity.classes) == 2 and not multilabel:
                 row["positive"] = bool(called[1])
             row |= {f"probability_{n}": float(p) for n, p in zip(identity.classes, answer.probability, strict=True)}
-            if len(answer.members) > 1:
-                row["uncertainty"] = float(answer.members.std(axis=0).max())
+            passes = answer.passes.reshape(-1, len(answer.probability))
+            if len(passes) > 1:
+                row["uncertainty"] = spread(passes)
+                row["entropy_nats"] = float(entropy(answer.probability.astype(np.float64), multilabel=multilabel))
+                row["mutual_information_nats"] = mutual_information(passes, multilabel=multilabel)
         if answer.mask is not None:
             unit = "volume_ml" if answer.mask.ndim == 3 else "area_mm2"
             row |= {f"{unit}_{n}": float(v) for n, v in zip(identity.classes[1:], sizes(case, answer), strict=True)}
+            if answer.doubt is not None:
+                row |= self._differences(answer.doubt, unit.partition("_")[0])
         return row
+
+    def _differences(self, doubt: MaskDoubt, size: str) -> Row:
+        """size: what is measured of a class, volume or area."""
+        columns = {f"{size}_cv": doubt.size_variation, "pairwise_dice": doubt.pairwise_dice}
+        names = self._identity.classes[1:]
+        return {f"{column}_{n}": float(v) for column, values in columns.items() for n, v in zip(names, values, strict=True)}
 
     def _restored(self, kind: str, case: Case, image: np.ndarray, name: str) -> Row:
         from hepdist.inference.onto_files import displayed
@@ -68,24 +82,25 @@ class Outputs:
         array = image if image.ndim == 4 else displayed(image, case.sample.image_unit)
         return {"restored": self._put(RESTORED, name, *self._as_file(kind, case, array))}
 
-    def _as_file(self, kind: str, case: Case, array: np.ndarray) -> tuple[str, bytes]:
-        """Suffix and bytes of array[(C,) D, H, W] or [H, W]."""
+    def _as_file(self, kind: str, case: Case, array: np.ndarray, step: float = 1.0) -> tuple[str, bytes]:
+        """Suffix and bytes of array[(C,) D, H, W] or [H, W]; step: what one of its whole numbers stands for, which NIfTI says and PNG can't."""
         from hepdist.inference.onto_files import nifti, nifti_like, png
 
         if array.ndim == 2:
             return ".png", png(array)
         if kind == "nifti":
             assert self._files is not None
-            return ".nii.gz", nifti_like(self._files, case.sample.files, array, np.asarray(case.sample.affine))
+            return ".nii.gz", nifti_like(self._files, case.sample.files, array, np.asarray(case.sample.affine), step)
         affine = case.sample.affine
-        return ".nii.gz", nifti(array, np.eye(4)[:, [2, 1, 0, 3]] if affine is None else np.asarray(affine))
+        return ".nii.gz", nifti(array, np.eye(4)[:, [2, 1, 0, 3]] if affine is None else np.asarray(affine), step=step)
 
     def _overlay(self, case: Case, answer: Answer, name: str) -> str:
         from hepdist.inference.overlays import overlay
 
         sample, buffer = case.sample, io.BytesIO()
         assert sample.image is not None
-        picture = overlay(sample.image, answer.mask, sample.spacing, sample.affine, sample.image_unit, beside=answer.image)
+        doubt = None if answer.doubt is None else (answer.doubt.entropy, answer.doubt.step)
+        picture = overlay(sample.image, answer.mask, sample.spacing, sample.affine, sample.image_unit, beside=answer.image, entropy=doubt)
         picture.save(buffer, "PNG", optimize=True)
         return self._put(OVERLAYS, name, ".png", buffer.getvalue())
 

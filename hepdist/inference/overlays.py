@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,6 +15,10 @@ HEIGHT = 360
 GAP = 6
 SAMPLED = 1 << 22
 """Voxels that the window of grey values is taken from."""
+DOUBT = "#fff04d"
+"""Colour of a voxel of DOUBTFUL nats and more; the grey values show through where there are fewer."""
+DOUBTFUL = math.log(2)
+"""Entropy of two classes that are equally likely, or of a finding of one half."""
 TOWARD = (("R", "L"), ("A", "P"), ("F", "H"))
 """Letters of the directions of LPS axes, negative and positive."""
 
@@ -25,27 +30,38 @@ def overlay(
     affine: np.ndarray | None,
     unit: str,
     beside: np.ndarray | None = None,
+    entropy: tuple[np.ndarray, float] | None = None,
 ) -> Image.Image:
     """image: [C, H, W] or [C, D, H, W], on the grid of the files; mask: uint8 of its spatial shape; beside: such as the restored image, drawn to
-    the right of or under it in the same grey values. Volumes show a plane across each axis as radiologists hang them:
-    the head or the front on top, the patient's right or front on the left.
+    the right of or under it in the same grey values; entropy: whole numbers of the mask's shape and the nats of each step, drawn there over the
+    same planes. Volumes show a plane across each axis as radiologists hang them: the head or the front on top, the patient's right or front on
+    the left.
     """
     window = _window(image, unit)
     rows = [_row(image, mask, spacing, affine, window)]
+    if entropy is not None:
+        rows.append(_row(image, mask, spacing, affine, window, entropy))
     if beside is not None:
         rows.append(_row(beside, None, spacing, affine, window))
     return _joined(rows, down=image.ndim == 4)
 
 
 def _row(
-    image: np.ndarray, mask: np.ndarray | None, spacing: Sequence[float] | None, affine: np.ndarray | None, window: tuple[float, float]
+    image: np.ndarray,
+    mask: np.ndarray | None,
+    spacing: Sequence[float] | None,
+    affine: np.ndarray | None,
+    window: tuple[float, float],
+    entropy: tuple[np.ndarray, float] | None = None,
 ) -> Image.Image:
+    """entropy: drawn instead of the mask's outlines."""
+    over, step = (mask, 0.0) if entropy is None else entropy
     if image.ndim == 3:
-        return _panel(image, mask, spacing, ("",) * 4, window)
+        return _panel(image, over, spacing, ("",) * 4, window, step)
     sides = spacing or (1.0, 1.0, 1.0)
     panels = []
     for axis, at in enumerate(_middle(mask, image.shape[1:])):
-        plane, drawn = image.take(at, axis + 1), None if mask is None else mask.take(at, axis)
+        plane, drawn = image.take(at, axis + 1), None if over is None else over.take(at, axis)
         down, right = [a for a in range(3) if a != axis]
         if affine is not None and _world(affine, down) < _world(affine, right):
             down, right = right, down
@@ -55,7 +71,7 @@ def _row(
             top, bottom, plane, drawn = bottom, top, plane[:, ::-1], None if drawn is None else drawn[::-1]
         if left in ("L", "P"):
             left, end, plane, drawn = end, left, plane[:, :, ::-1], None if drawn is None else drawn[:, ::-1]
-        panels.append(_panel(plane, drawn, (sides[down], sides[right]), (top, bottom, left, end), window))
+        panels.append(_panel(plane, drawn, (sides[down], sides[right]), (top, bottom, left, end), window, step))
     return _joined(panels, down=False)
 
 
@@ -82,9 +98,14 @@ def _world(affine: np.ndarray, axis: int) -> int:
 
 
 def _panel(
-    plane: np.ndarray, mask: np.ndarray | None, spacing: Sequence[float] | None, letters: Sequence[str], window: tuple[float, float]
+    plane: np.ndarray,
+    over: np.ndarray | None,
+    spacing: Sequence[float] | None,
+    letters: Sequence[str],
+    window: tuple[float, float],
+    step: float,
 ) -> Image.Image:
-    """letters: at the top, bottom, left and right edge."""
+    """over: a mask to outline, or where `step` isn't 0 an entropy in steps of so many nats; letters: at the top, bottom, left and right edge."""
     low, high = window
     channels = plane if len(plane) == 3 else plane[:1]
     grey = ((channels.astype(np.float32) - low) / max(high - low, 1e-6) * 255).clip(0, 255).astype(np.uint8)
@@ -92,8 +113,8 @@ def _panel(
     extent = np.array(plane.shape[1:], float) * (np.array(spacing, float) if spacing is not None else 1.0)
     height, width = np.maximum(np.round(extent / extent.max() * HEIGHT), 1).astype(int).tolist()
     picture = picture.resize((width, height), Image.Resampling.BICUBIC)
-    if mask is not None:
-        picture = outlined(picture, np.ascontiguousarray(mask))
+    if over is not None:
+        picture = _tinted(picture, over * step) if step else outlined(picture, np.ascontiguousarray(over))
     draw = ImageDraw.Draw(picture)
     top, bottom, left, right = letters
     places = {
@@ -106,6 +127,13 @@ def _panel(
         if letter:
             draw.text((x, y), letter, fill="#ffe08a", anchor=anchor, stroke_width=1, stroke_fill="#000", font_size=14)
     return picture
+
+
+def _tinted(picture: Image.Image, entropy: np.ndarray) -> Image.Image:
+    """entropy: nats [H, W] of the picture's extent."""
+    share = np.rint((entropy / DOUBTFUL).clip(0, 1) * 255).astype(np.uint8)
+    shown = Image.fromarray(np.ascontiguousarray(share)).resize(picture.size, Image.Resampling.BILINEAR)
+    return Image.composite(Image.new("RGB", picture.size, DOUBT), picture, shown)
 
 
 def _joined(pictures: Sequence[Image.Image], down: bool) -> Image.Image:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -13,21 +12,24 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hepdist.errors import RunError
-from hepdist.evaluation.calibration import apply_temperature, decisions_of
+from hepdist.errors import RecipeError
+from hepdist.evaluation.calibration import apply_temperature
 from hepdist.inference.case import Case, lying_axially
-from hepdist.inference.grid import labels_on, values_on
+from hepdist.inference.doubt import STEPS, Agreement, MaskDoubt, most_nats
+from hepdist.inference.dropout import dropout_layers, dropping
+from hepdist.inference.grid import labels_on, levels_on, values_on
+from hepdist.inference.members import Member, check_together, layout_of, load_member
 from hepdist.ingest.bricks import brick_offsets, centred
 from hepdist.ingest.columns import emr_vector
 from hepdist.ingest.fit import Layout, Whole, crop_or_pad, resample, rows_of
+from hepdist.ingest.sample import Sample
 from hepdist.ingest.stage import fault_of
-from hepdist.recipe import Recipe
 from hepdist.shards.tensors import tensor_of
-from hepdist.training.saved_model import Signature, load_model
 
 if TYPE_CHECKING:
     from hepdist.tasks.restoration import Restoration
     from hepdist.tasks.segmentation import Segmentation
+    from hepdist.tasks.volumes import Assembly
 
 OVERLAP = 0.5
 """Of a side, between windows of a volume that is larger than what the model was trained on (Isensee et al., 2021)."""
@@ -36,34 +38,19 @@ WINDOW_VOXELS = 1 << 21
 
 
 @dataclass
-class Member:
-    """One run's model."""
-
-    run: str
-    model: nn.Module
-    recipe: Recipe
-    signature: Signature
-    task: Any
-    sha256: str
-    """Of `model.safetensors`."""
-    threshold: float
-    """Probability from which a case of two classes counts as the second one, as evaluation fixed it, after scaling."""
-    temperature: float
-    """What evaluation found the logits must be divided by for probabilities that are as sure as they are right; 1: as they are."""
-
-
-@dataclass
 class Answer:
     """What the models say of one case; what its task has no use for is None."""
 
     probability: np.ndarray | None = None
-    """float32[K]: classification the classes, survival no event and the event; the mean over members."""
-    members: np.ndarray | None = None
-    """float32[M, K]: of each member."""
+    """float32[K]: classification the classes, survival no event and the event; the mean over passes."""
+    passes: np.ndarray | None = None
+    """float32[M, T, K]: of each member, with dropout in each of its T passes; T is 1 without."""
     mask: np.ndarray | None = None
     """uint8, class indices on the grid of the case's files; the highest class where classes overlap."""
     volumes_ml: np.ndarray | None = None
     """float64[K - 1]: of each foreground class in `mask`; NaN where the source has no spacing."""
+    doubt: MaskDoubt | None = None
+    """How far several passes differ about `mask`; on its grid."""
     image: np.ndarray | None = None
     """float32[C, *spatial] on the grid of the case's files: restored, in the source's unit."""
 
@@ -71,22 +58,31 @@ class Answer:
 class Predictor:
     """An ensemble of runs that were trained for the same task, classes and inputs; each member normalises by its own statistics."""
 
-    def __init__(self, runs: Sequence[str | Path], *, device: str = "cpu", threads: int | None = None, tta: bool = True) -> None:
-        """tta: average over mirrored and moved images where the recipes say so, as their evaluation did.
+    def __init__(
+        self,
+        runs: Sequence[str | Path],
+        *,
+        device: str = "cpu",
+        threads: int | None = None,
+        tta: bool = True,
+        dropout_samples: int | None = None,
+    ) -> None:
+        """tta: average over mirrored and moved images where the recipes say so, as their evaluation did; dropout_samples: passes of each
+        member with its dropout on, whose mean is the answer.
 
-        Raises RunError where a run has no model, or the runs do not belong together.
+        Raises RunError where a run has no model, or the runs do not belong together, RecipeError where one has no dropout to sample.
         """
         if threads is not None:
             torch.set_num_threads(threads)
         self.device = torch.device(device)
-        self.members = [self._member(Path(run), tta) for run in runs]
+        self.members = [load_member(Path(run), self.device, tta) for run in runs]
         first = self.members[0]
         self.kind = first.recipe.task.kind
         self.signature = first.signature
         self.recipe = first.recipe
         for other in self.members[1:]:
-            _together(first, other)
-        self.layout = _layout(first)
+            check_together(first, other)
+        self.layout = layout_of(first)
         self.classes: tuple[str, ...] = (
             first.task.classes if self.kind == "segmentation" else self.signature.label_names if self.kind != "restoration" else ()
         )
@@ -95,6 +91,9 @@ class Predictor:
         """Batch entries that the first model reads, such as image or emr."""
         self.threshold = float(np.mean([member.threshold for member in self.members]))
         """Probability from which a case of two classes counts as the second one: the members' mean."""
+        self.dropout_samples = dropout_samples
+        self._dropout = [self._dropout_of(member) if dropout_samples else [] for member in self.members]
+        """Of each member, the layers that drop something in its passes."""
 
     def refusal(self, case: Case) -> tuple[str, str] | None:
         """(check, reason) of a case that the model can't read, as ingest would say it; None: it can be predicted."""
@@ -152,54 +151,84 @@ class Predictor:
         return row
 
     def _classify(self, cases: Sequence[Case]) -> list[Answer]:
-        size = self.recipe.evaluation.batch
+        size = 1 if self.dropout_samples else self.recipe.evaluation.batch
         answers: list[Answer] = []
         for first in range(0, len(cases), size):
             batch = self.batch(cases[first : first + size])
-            found = np.stack(
-                [self._scaled(m, m.task.predict(m.model, self._normalised(m, batch))["probability"]) for m in self.members], axis=1
-            )
-            answers += [Answer(probability=each.mean(0), members=each) for each in found]
+            found = np.stack([self._probabilities(index, batch) for index in range(len(self.members))], axis=1)
+            answers += [Answer(probability=each.mean((0, 1)), passes=each) for each in found]
         return answers
 
+    def _probabilities(self, index: int, batch: dict[str, Tensor]) -> np.ndarray:
+        """float32[b, T, K] of one member. With dropout b is 1, and the passes are copies of the case in one batch."""
+        member = self.members[index]
+        normalised = self._normalised(member, batch)
+        if not self.dropout_samples:
+            return self._scaled(member, member.task.predict(member.model, normalised)["probability"])[:, None]
+        at_once = member.recipe.evaluation.batch
+        with dropping(self._dropout[index], index, self.device):
+            found = [
+                member.task.predict(member.model, {name: values.repeat_interleave(some, 0) for name, values in normalised.items()})
+                for some in (min(at_once, self.dropout_samples - first) for first in range(0, self.dropout_samples, at_once))
+            ]
+        return self._scaled(member, np.concatenate([each["probability"] for each in found]))[None]
+
     def _segment(self, case: Case) -> Answer:
+        whole, classes = self._whole(case), len(self.classes)
+        decided, doubt = self._decided(whole)
+        mask = case.source_array(labels_on(decided, case.shape, whole.step))
+        if doubt is not None:
+            doubt = replace(doubt, entropy=case.source_array(levels_on(doubt.entropy, case.shape, whole.step)))
+        spacing = case.sample.spacing
+        voxel_ml = float(np.prod(spacing)) / 1000 if spacing is not None and mask.ndim == 3 else float("nan")
+        voxels = np.bincount(mask.reshape(-1), minlength=classes)[1:classes]
+        return Answer(mask=mask, volumes_ml=voxels * voxel_ml, doubt=doubt)
+
+    def _decided(self, whole: Whole) -> tuple[np.ndarray, MaskDoubt | None]:
+        """Class indices of all passes together, and with several of them how far they differ; on the model's grid."""
+        shape, samples = whole.image.shape[1:], self.dropout_samples or 1
+        if samples * len(self.members) == 1:
+            return self._assembled(whole, 0).decided().reshape(shape), None
+        classes, overlapping = len(self.classes), cast("Segmentation", self.members[0].task).sigmoid
+        agreement = Agreement(classes, overlapping, _volume(shape))
+        for index in range(len(self.members)):
+            for sample in range(samples):
+                with dropping(self._dropout[index], index * samples + sample, self.device):
+                    agreement.add(self._assembled(whole, index, agreement.total))
+        decided, levels = agreement.decided()
+        step = most_nats(classes, overlapping=overlapping) / STEPS
+        return decided.reshape(shape), MaskDoubt(levels.reshape(shape), step, agreement.size_variation(), agreement.pairwise_dice())
+
+    def _assembled(self, whole: Whole, index: int, total: np.ndarray | None = None) -> Assembly:
+        """One pass of a member over an image; an Assembly knows volumes, so a picture is one of one plane. total: as for an Assembly."""
         from hepdist.tasks.volumes import Assembly, importance_of
 
-        whole, size = self._whole(case), self._form.size
-        flat = len(size) == 2  # an Assembly knows volumes: a picture is one of one plane
-        volume = (lambda sides: (1, *sides)) if flat else tuple
-        task = cast("Segmentation", self.members[0].task)
-        assembly = Assembly(len(task.classes), task.sigmoid, volume(whole.image.shape[1:]), importance_of(volume(size), self.device))
-        for images, offsets in self._parts(whole):
-            found = [cast("Segmentation", m.task).probability(m.model, {"image": i}) for m, i in zip(self.members, images, strict=True)]
-            for probability, offset in zip(torch.stack(found).mean(0), offsets, strict=True):
+        member, size = self.members[index], self._form.size
+        task, flat = cast("Segmentation", member.task), len(size) == 2
+        shape, importance = _volume(whole.image.shape[1:]), importance_of(_volume(size), self.device)
+        assembly = Assembly(len(task.classes), task.sigmoid, shape, importance, total)
+        for images, offsets in self._parts(whole, member):
+            for probability, offset in zip(task.probability(member.model, {"image": images}), offsets, strict=True):
                 assembly.add(probability[:, None] if flat else probability, None, [0, *offset] if flat else list(offset))
-        decided = assembly.decided()
-        mask = case.source_array(labels_on(decided[0] if flat else decided, case.shape, whole.step))
-        spacing = case.sample.spacing
-        voxel_ml = float(np.prod(spacing)) / 1000 if spacing is not None and not flat else float("nan")
-        voxels = np.bincount(mask.reshape(-1), minlength=len(task.classes))[1 : len(task.classes)]
-        return Answer(mask=mask, volumes_ml=voxels * voxel_ml)
+        return assembly
 
     def _restore(self, case: Case) -> Answer:
         from hepdist.tasks.volumes import importance_of
 
         whole, size = self._whole(case), self._form.size
-        weight = importance_of((1, *size) if len(size) == 2 else size, self.device).reshape(size).cpu().numpy()
+        weight = importance_of(_volume(size), self.device).reshape(size).cpu().numpy()
         total, weights = np.zeros(whole.image.shape, np.float32), np.zeros(whole.image.shape[1:], np.float32)
-        for images, offsets in self._parts(whole):
-            found = [
-                _stored(cast("Restoration", m.task).restored(m.model, i), m, whole.image.dtype)
-                for m, i in zip(self.members, images, strict=True)
-            ]
-            for image, offset in zip(torch.stack(found).mean(0).cpu().numpy(), offsets, strict=True):
-                inside, place = _overlap(offset, size, weights.shape)
-                total[(slice(None), *place)] += image[(slice(None), *inside)] * weight[inside]
-                weights[place] += weight[inside]
+        for member in self.members:
+            for images, offsets in self._parts(whole, member):
+                restored = _stored(cast("Restoration", member.task).restored(member.model, images), member, whole.image.dtype)
+                for image, offset in zip(restored.cpu().numpy(), offsets, strict=True):
+                    inside, place = _overlap(offset, size, weights.shape)
+                    total[(slice(None), *place)] += image[(slice(None), *inside)] * weight[inside]
+                    weights[place] += weight[inside]
         return Answer(image=case.source_array(values_on(total / weights, case.shape, whole.step)))
 
-    def _parts(self, whole: Whole) -> Iterator[tuple[list[Tensor], list[tuple[int, ...]]]]:
-        """The image in pieces of the model's size, layer by layer: normalised for each member float32[b, C, *size], and where each one lies.
+    def _parts(self, whole: Whole, member: Member) -> Iterator[tuple[Tensor, list[tuple[int, ...]]]]:
+        """The image in pieces of the model's size, layer by layer: normalised for the member float32[b, C, *size], and where each one lies.
 
         Bricks as training saw bricks: cut first, then normalised. What training saw whole is padded as at ingest and normalised first, and
         cut into overlapping windows only where it is larger.
@@ -209,17 +238,17 @@ class Predictor:
             fitted = rows_of(whole, self._form)
             while bricks := list(islice(fitted, self._at_once)):
                 batch = {"image": _tensor(np.stack([brick.image for brick in bricks])).to(self.device)}
-                yield [self._normalised(member, batch)["image"] for member in self.members], [brick.offset for brick in bricks]
+                yield self._normalised(member, batch)["image"], [brick.offset for brick in bricks]
             return
         before = tuple(min(0, centred(have, want)) for have, want in zip(shape, size, strict=True))
         grown = tuple(max(have, want) for have, want in zip(shape, size, strict=True))
         padded = {"image": _tensor(crop_or_pad(whole.image, before, grown, whole.outside)[None]).to(self.device)}
-        images = [self._normalised(member, padded)["image"] for member in self.members]
+        image = self._normalised(member, padded)["image"]
         offsets = iter(brick_offsets(grown, size, OVERLAP))
         while some := list(islice(offsets, self._at_once)):
             windows: list[Any] = [(..., *(slice(o, o + n) for o, n in zip(offset, size, strict=True))) for offset in some]
             places = [tuple(o + b for o, b in zip(offset, before, strict=True)) for offset in some]
-            yield [torch.cat([image[window] for window in windows]) for image in images], places
+            yield torch.cat([image[window] for window in windows]), places
 
     def _whole(self, case: Case) -> Whole:
         assert case.sample.image is not None
@@ -243,73 +272,21 @@ class Predictor:
 
         return normalise(batch, member.recipe.data.normalise, member.signature.normalisation)
 
+    def _dropout_of(self, member: Member) -> list[nn.Module]:
+        """Raises RecipeError where there is nothing to sample."""
+        asked = f"predict key 'dropout_samples' is {self.dropout_samples}, but run '{Path(member.run).name}'"
+        if self.kind == "restoration":
+            raise RecipeError(f"{asked} restores images, of which it says nothing; leave it out")
+        layers = dropout_layers(member.model, self._normalised(member, self.batch([Case(Sample("", ""))])))
+        if not layers:
+            raise RecipeError(f"{asked} has no dropout in its network; leave it out, or train the run with model.dropout=0.2")
+        return layers
+
     def _scaled(self, member: Member, probability: np.ndarray) -> np.ndarray:
         if member.temperature == 1:
             return probability
         found = apply_temperature(probability.astype(np.float64), member.temperature, multilabel=self.signature.multilabel)
         return found.astype(np.float32)
-
-    def _member(self, run: Path, tta: bool) -> Member:
-        from hepdist.tasks import build
-
-        model, recipe, signature = load_model(run)
-        if not tta:
-            augment = recipe.augment.model_copy(update={"test_flip": (), "test_shift": 0})
-            recipe = recipe.model_copy(update={"augment": augment})
-        # balanced weights are those of a loss, and their counts stayed with the cohort
-        plain = recipe.model_copy(update={"task": recipe.task.model_copy(update={"class_weights": "none"})})
-        sums = json.loads((run / "model" / "sha256.json").read_text(encoding="utf-8"))
-        threshold, temperature = decisions_of(run)
-        if recipe.task.kind in ("classification", "survival"):  # the threshold was chosen before scaling
-            pair = np.array([[1 - threshold, threshold]])
-            threshold = float(apply_temperature(pair, temperature, multilabel=signature.multilabel)[0, 1])
-        return Member(
-            str(run), model.to(self.device), recipe, signature, build(plain, signature.manifest()), sums["model.safetensors"], threshold,
-            temperature,
-        )  # fmt: skip
-
-
-def _together(first: Member, other: Member) -> None:
-    """Raise RunError where two runs can't be one ensemble."""
-    pairs = {
-        "task": (first.recipe.task.kind, other.recipe.task.kind),
-        "classes": (first.task.classes, other.task.classes),
-        "label names": (first.signature.label_names, other.signature.label_names),
-        "form of images": (_layout(first), _layout(other)),
-        "EMR columns": (_columns(first), _columns(other)),
-    }
-    for what, (ours, theirs) in pairs.items():
-        if ours != theirs:
-            raise RunError(
-                f"runs '{Path(first.run).name}' and '{Path(other.run).name}' differ in {what}; an ensemble needs runs of one cohort"
-            )
-
-
-def _columns(member: Member) -> list[tuple[str, str, str, tuple[str, ...]]]:
-    signature = member.signature
-    return [(c.name, c.kind, c.unit, c.categories) for c in (*signature.emr, *signature.sequence)]
-
-
-def _layout(member: Member) -> Layout | None:
-    """How an image is brought to the form of the model's cohort; None where it reads none.
-
-    Unlike a cohort's own, it also holds for images of other sizes and spacings than any of its: pictures are scaled to its size and volumes
-    resampled to its median spacing. Raises RunError for a model that was saved without it.
-    """
-    signature = member.signature
-    if "image" not in signature.tensors:
-        return None
-    kept = signature.origin.get("layout")
-    if not kept:
-        raise RunError(
-            f"run '{Path(member.run).name}' was trained by an older hepdist, which did not keep how images were read; train it again, or score"
-            " cohorts with: hepdist evaluate RUN --cohort COHORT"
-        )
-    layout = Layout.from_json(kept)
-    if len(layout.size) == 2:
-        return replace(layout, resized=layout.spacing is None and layout.overlap is None)
-    median = signature.origin.get("fingerprint", {}).get("median_spacing")
-    return layout if layout.spacing is not None or not median else replace(layout, spacing=tuple(median))
 
 
 def _stored(image: Tensor, member: Member, dtype: np.dtype) -> Tensor:
@@ -326,6 +303,11 @@ def _stored(image: Tensor, member: Member, dtype: np.dtype) -> Tensor:
 
 def _tensor(values: np.ndarray) -> Tensor:
     return tensor_of(np.require(values, requirements=["C", "W"]))  # what was read from a file may be read-only
+
+
+def _volume(sides: Sequence[int]) -> tuple[int, ...]:
+    """Of a volume as it is; of a picture those of a volume of one plane."""
+    return (1, *sides) if len(sides) == 2 else tuple(sides)
 
 
 def _overlap(offset: Sequence[int], size: Sequence[int], shape: Sequence[int]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:

@@ -53,7 +53,7 @@ def predict(
     """
     spec, others = parse_predict(list(options))
     report = progress or (lambda done, total: None)
-    predictor = Predictor(_runs(runs), tta=spec.tta)
+    predictor = Predictor(_runs(runs), tta=spec.tta, dropout_samples=spec.dropout_samples)
     identity, signature, place = Identity.of(predictor), predictor.signature, place_of(out)
     names = Pseudonyms(read_salt(spec.salt))
     stated = _stated(identity, source, spec, others, split, names)
@@ -66,8 +66,8 @@ def predict(
         place.write(STATED, json.dumps(stated, indent=1).encode())
         stamp = "" if isinstance(reading, CohortCases) else reading.stamp
         setting = Setting(
-            tuple(absolute(run) for run in _runs(runs)), where.device, where.threads, spec.tta, spec.overlays, spec.dicom, spec.identify,
-            names.of("signature", json.dumps([stated, stamp])),
+            tuple(absolute(run) for run in _runs(runs)), where.device, where.threads, spec.tta, spec.dropout_samples, spec.overlays,
+            spec.dicom, spec.identify, names.of("signature", json.dumps([stated, stamp])),
         )  # fmt: skip
         records = _records(where, reading, (reading, _anywhere(place), names, setting), predictor, report)
     audit = Audit()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from annotated_types import Ge, Le
 from pydantic import NonNegativeInt, PositiveInt
 
 from hepdist.ingest.spec import IngestSpec
@@ -17,6 +18,9 @@ class PredictSpec(Spec):
     """Processes that predict, on as many GPUs or CPUs of the cluster. None: this one alone for a small input, else one a device."""
     tta: bool = True
     """Average over mirrored and moved images where the recipe's augment.test_flip and test_shift say so, as evaluation did."""
+    dropout_samples: Annotated[int, Ge(2), Le(1000)] | None = None
+    """Passes of each model with its dropout on, as in training (Gal & Ghahramani, 2016): the mean is the answer, and how far they differ is told.
+    None: dropout is off."""
     overlays: bool = True
     """Draw a picture of every case."""
     embed: NonNegativeInt = 100

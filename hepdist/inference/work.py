@@ -31,6 +31,7 @@ class Setting:
     device: str
     threads: int | None
     tta: bool
+    dropout_samples: int | None
     overlays: bool
     dicom: bool
     identify: bool
@@ -71,7 +72,9 @@ class Work:
 
     def __init__(self, reading: Reading | CohortCases, place: Place, names: Pseudonyms, setting: Setting) -> None:
         self._reading, self._place, self._names, self._setting = reading, place, names, setting
-        self._predictor = Predictor(setting.runs, device=setting.device, threads=setting.threads, tta=setting.tta)
+        self._predictor = Predictor(
+            setting.runs, device=setting.device, threads=setting.threads, tta=setting.tta, dropout_samples=setting.dropout_samples
+        )
         self._files = None if isinstance(reading, CohortCases) else reading.files
         self._outputs = Outputs(place, self._files, names, self._predictor, dicom=setting.dicom, overlays=setting.overlays)
 

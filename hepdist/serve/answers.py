@@ -108,13 +108,12 @@ def result(study: Study, read: Read, answer: Answer, predictor: Predictor, ident
         voxels = np.bincount(answer.mask.reshape(-1), minlength=len(classes))
         ml = {name: None if math.isnan(v) else float(v) for name, v in zip(classes[1:], answer.volumes_ml, strict=True)}
         return Result(input=told, volumes_ml=ml, pixels={name: int(voxels[n]) for n, name in enumerate(classes) if n})
-    assert answer.probability is not None and answer.members is not None
-    several = len(answer.members) > 1
+    assert answer.probability is not None and answer.passes is not None
+    members = answer.passes.mean(1)
     return Result(
         input=told, probabilities=_by_class(classes, answer.probability), threshold=threshold_of(predictor),
         decision=decision(predictor, identity, answer.probability),
-        spread=Spread(std=_by_class(classes, answer.members.std(0)), members=[_by_class(classes, m) for m in answer.members])
-        if several else None,
+        spread=Spread(std=_by_class(classes, members.std(0)), members=[_by_class(classes, m) for m in members]) if len(members) > 1 else None,
     )  # fmt: skip
 
 

@@ -56,8 +56,14 @@ def predict_volumes(
 class Assembly:
     """One volume, growing brick by brick."""
 
-    def __init__(self, classes: int, overlapping: bool, shape: tuple[int, ...], importance: Tensor) -> None:
-        """overlapping: a voxel may have several classes, each decided above one half; else the most probable one."""
+    def __init__(
+        self, classes: int, overlapping: bool, shape: tuple[int, ...], importance: Tensor, total: np.ndarray | None = None
+    ) -> None:
+        """overlapping: a voxel may have several classes, each decided above one half; else the most probable one.
+
+        total: float32[classes - 1, *shape] that the foreground's probabilities are added to, where they are wanted later.
+        """
+        self._total = total
         self._overlapping, self._shape, self._importance = overlapping, shape, importance
         layer = (min(importance.shape[0], shape[0]), *shape[1:])
         self._layer = torch.zeros(classes, *layer, device=importance.device)
@@ -94,18 +100,18 @@ class Assembly:
         """The entries of Segmentation.predict, once all bricks are there. tolerance_mm: of nsd."""
         self._decide_before(self._shape[0])
         self._layer, self._weight = self._layer[:, :0].clone(), self._weight[:0].clone()  # distances need the memory
-        found = [np.count_nonzero(self._region(k)) for k in self._foreground]
+        found = [np.count_nonzero(self.region(k)) for k in self._foreground]
         voxel_ml = np.prod(spacing, dtype=np.float64) / 1000 if spacing is not None else np.nan
         rows = {"volume_ml": np.array(found) * voxel_ml}
         if self.truth is not None:
             truth = [np.count_nonzero(self.truth == k) for k in self._foreground]
             rows["true_volume_ml"] = np.array(truth) * voxel_ml
-            overlap = np.array([np.count_nonzero(self._region(k) & (self.truth == k)) for k in self._foreground])
+            overlap = np.array([np.count_nonzero(self.region(k) & (self.truth == k)) for k in self._foreground])
             both = np.array(found) + np.array(truth)
             rows["dice"] = np.divide(2 * overlap, both, out=np.full(len(both), np.nan), where=both > 0)
             if {"hd95", "nsd"} & set(extras):
                 sides = spacing or [1.0] * len(self._shape)
-                surfaces = [surface_agreement(self._region(k), self.truth == k, sides, tolerance_mm) for k in self._foreground]
+                surfaces = [surface_agreement(self.region(k), self.truth == k, sides, tolerance_mm) for k in self._foreground]
                 measured = dict(zip(("hd95", "nsd"), np.array(surfaces).T, strict=True))
                 rows |= {name: values for name, values in measured.items() if name in extras}
         answer = {name: values[None].astype(np.float32) for name, values in rows.items()}
@@ -120,10 +126,10 @@ class Assembly:
             return self.found[0]
         index = np.zeros(self._shape, np.uint8)
         for k in self._foreground:
-            index[self._region(k)] = k
+            index[self.region(k)] = k
         return index
 
-    def _region(self, k: int) -> np.ndarray:
+    def region(self, k: int) -> np.ndarray:
         """bool[*shape]: where foreground class k was found."""
         return self.found[k - 1] > 0 if self._overlapping else self.found[0] == k
 
@@ -135,6 +141,8 @@ class Assembly:
         for first in range(0, done, PLANES):
             some = slice(first, min(first + PLANES, done))
             probability = self._layer[:, some] / self._weight[some]
+            if self._total is not None:
+                self._total[:, self._top + some.start : self._top + some.stop] += probability[1:].cpu().numpy()
             decided = probability[1:] > 0.5 if self._overlapping else probability.argmax(0, keepdim=True)
             self.found[:, self._top + some.start : self._top + some.stop] = decided.to(torch.uint8).cpu().numpy()
         left = self._weight.shape[0] - done
