@@ -332,6 +332,18 @@ def test_inspect_says_how_often_a_cohort_was_added_to(tmp_path):
     assert facts.sound
 
 
+def test_inspect_says_how_many_patients_are_counted_as_others(tmp_path):
+    folder = pictures(tmp_path / "a", range(20))
+    picture(folder / "ill/p50-0.png", 0)  # another patient's picture under a new name
+    picture(folder / "well/p51-2.png", 2)
+    ingest(str(folder), str(tmp_path / "cohort"), [PATIENT])
+    facts = gather(tmp_path / "cohort")
+    assert counts(facts).note.startswith(
+        "split by a salted hash of the patient 6:2:2; 2 more counted as patients of others, since their images"
+    )
+    assert sum(len(split.patients) for split in facts.splits.values()) == 10
+
+
 def test_nothing_of_the_names_in_two_batches_gets_out(tmp_path):
     canaries = Canaries()
     for part in ("a", "b"):

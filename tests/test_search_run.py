@@ -260,6 +260,17 @@ def test_elastic_workers_and_a_group_that_never_fits_are_refused(cohort, tmp_pat
     assert not list((tmp_path / "searches").glob("*")), "what was refused left something behind"
 
 
+def test_a_search_whose_winner_could_not_be_scored_is_refused(tmp_path):
+    untested = tmp_path / "untested"
+    tiny_classification_cohort(untested, {"train": 12, "val": 6})
+    for verb in (tune, lambda recipe: list(preview(recipe))):
+        with pytest.raises(
+            RecipeError, match=r"recipe key 'search.confirm' is 1, but cohort .* has no test rows .* or set search.confirm=0$"
+        ):
+            verb(recipe(untested, tmp_path, "blind", {"confirm": 1}))
+    assert not (tmp_path / "searches").exists()
+
+
 @pytest.mark.parametrize("scheduler", ["hyperband", "pbt"])
 @pytest.mark.parametrize("verb", [tune, lambda recipe: list(preview(recipe))])
 def test_a_limit_that_a_scheduler_does_not_keep_is_refused(cohort, tmp_path, scheduler, verb):

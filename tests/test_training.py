@@ -174,6 +174,14 @@ def test_more_workers_than_cpus_is_one_sentence_before_anything_starts(cohort, t
     assert not (tmp_path / "many" / "metrics.jsonl").exists()
 
 
+def test_a_split_that_is_to_be_scored_and_has_no_rows_is_refused_before_anything_starts(tmp_path):
+    tiny_classification_cohort(tmp_path / "c", {"train": 12, "val": 6})
+    refusal = r"recipe key 'evaluation.splits' names 'test', of which cohort '.*' has no rows; .* or set evaluation.splits=\[\"val\"\]$"
+    with pytest.raises(RecipeError, match=refusal):
+        train(recipe(tmp_path / "c", tmp_path, "untested", evaluation={"splits": ["val", "test"]}))
+    assert not (tmp_path / "untested").exists()
+
+
 def put_a_train_patient_into_test(folder: Path) -> None:
     """Rewrite the first test shard with a patient of train, manifest and sums in accord."""
     manifest = tiny_classification_cohort(folder, 30)

@@ -62,7 +62,9 @@ def counts(facts: Facts) -> Section:
     times = facts.manifest.generation
     cut = f"cut into bricks of {' x '.join(map(str, bricks['size']))}, {bricks['overlap']:.0%} in common" if bricks else ""
     added = f"added to {times:,} time{'s' if times > 1 else ''}" if times else ""
-    note = "; ".join(part for part in (f"{kept} {ratio}".strip(), cut, added) if part)
+    alike = "the same or nearly so (near_identical=false keeps the latter apart)" if rule.get("near_identical") else "the same"
+    merged = f"{n:,} more counted as patients of others, since their images are {alike}" if (n := rule.get("patients_merged", 0)) else ""
+    note = "; ".join(part for part in (f"{kept} {ratio}".strip(), merged, cut, added) if part)
     return Section(f"cohort {facts.manifest.name} ({facts.manifest.source})", columns, (*rows, total), note)
 
 

@@ -50,6 +50,7 @@ def tune(recipe: Recipe, *, fresh: bool = False) -> Path:
     folder = Path(recipe.search.folder) / recipe.name
     manifest = Manifest.load(recipe.data.cohort)
     fits_cohort(recipe, manifest)
+    winner_is_scored(recipe, manifest)
     check_cohort(recipe.data.cohort, manifest)
     if not fresh:
         same_search(recipe, manifest, folder)
@@ -103,9 +104,19 @@ def preview(recipe: Recipe) -> Iterable[Any]:
     recipe = as_base(recipe)
     manifest = Manifest.load(recipe.data.cohort)
     fits_cohort(recipe, manifest)
+    winner_is_scored(recipe, manifest)
     with connect() as cluster:
         fits_search(recipe, cluster)
         yield from dry_run(recipe, manifest, cluster)
+
+
+def winner_is_scored(recipe: Recipe, manifest: Manifest) -> None:
+    """Raise RecipeError where the search would end in a score on a test split that has no rows."""
+    if recipe.search.confirm and not manifest.rows("test"):
+        raise RecipeError(
+            f"recipe key 'search.confirm' is {recipe.search.confirm}, but cohort '{recipe.data.cohort}' has no test rows to score the winner on;"
+            " ingest more patients, or set search.confirm=0"
+        )
 
 
 def as_base(recipe: Recipe) -> Recipe:

@@ -23,7 +23,7 @@ from hepdist.shards.plan import READER_CPUS
 from hepdist.training import watchdog
 from hepdist.training.checkpoint import intact, newest_first
 from hepdist.training.mirror import Mirror
-from hepdist.training.preflight import fits_cluster, fits_cohort, has_start, same_experiment
+from hepdist.training.preflight import fits_cluster, fits_cohort, has_splits, has_start, same_experiment
 from hepdist.training.run_folder import Writer, sweep, write_whole
 from hepdist.training.stop import Stop, stoppable
 
@@ -49,6 +49,7 @@ def train(recipe: Recipe, *, fresh: bool = False) -> Path:
     folder = recipe.folder
     manifest = Manifest.load(recipe.data.cohort)
     fits_cohort(recipe, manifest)
+    has_splits(recipe, manifest)
     check_cohort(recipe.data.cohort, manifest)  # a patient in two splits, a missing shard: before anything starts
     mirror = Mirror(recipe.train.mirror, folder) if recipe.train.mirror else None
     if fresh:

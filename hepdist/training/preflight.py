@@ -56,6 +56,17 @@ def fits_cohort(recipe: Recipe, manifest: Manifest) -> None:
                 raise RecipeError(f"recipe key 'augment.{key}' is {list(flips)}, but images of cohort '{cohort}' have axes 0 to {axes - 1}")
 
 
+def has_splits(recipe: Recipe, manifest: Manifest) -> None:
+    """Raise RecipeError where a split that is to be scored after training has no rows: hours of training would end in that."""
+    for split in recipe.evaluation.splits:
+        if not manifest.rows(split):
+            there = json.dumps([name for name in recipe.evaluation.splits if manifest.rows(name)])
+            raise RecipeError(
+                f"recipe key 'evaluation.splits' names '{split}', of which cohort '{recipe.data.cohort}' has no rows; ingest more patients, or set"
+                f" evaluation.splits={there}"
+            )
+
+
 def has_start(recipe: Recipe) -> None:
     """Raise RecipeError where the run that a fresh start takes its weights from has none."""
     start = recipe.train.init_from
