@@ -7,9 +7,14 @@ import os
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
+
+import psutil
+
+from hepdist.console import plain
+from hepdist.errors import RunError
 
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -43,6 +48,8 @@ WORKERS = {
     "metrics_report_interval_ms": 60_000,
 }
 """How an own Ray keeps its worker processes."""
+STARTS = 3
+"""Attempts to start an own Ray."""
 
 
 ALONE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
@@ -92,7 +99,7 @@ def connect(train: bool = True) -> Iterator[Cluster]:
         ray.init(address=given, log_to_driver=False)
     else:
         os.environ.update(OWN)
-        ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, _system_config=_workers())
+        _start()
         _end_unused()
         if alone:
             del os.environ[ALONE]  # a `ray start` by this process is no matter of ours
@@ -104,6 +111,35 @@ def connect(train: bool = True) -> Iterator[Cluster]:
         ray.shutdown()
         if not given:
             os.environ.pop("RAY_ADDRESS", None)
+
+
+def _start() -> None:
+    """ray.init, and again where the machine is too busy for the 30 s that Ray gives its own processes. Raises RunError where it stays so."""
+    import ray
+
+    for attempt in range(1, STARTS + 1):
+        before = {child.pid for child in psutil.Process().children()}
+        try:
+            ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, _system_config=_workers())
+            return
+        except Exception as error:  # Ray raises it as nothing more special
+            if "timed out during startup" not in str(error):
+                raise
+            _end([child for child in psutil.Process().children() if child.pid not in before])  # Ray leaves them until this process ends
+            busy = f"this machine is too busy: Ray did not start within 30 s (load {os.getloadavg()[0]:.0f} on {os.cpu_count()} CPUs)"
+            if attempt == STARTS:
+                raise RunError(
+                    f"{busy}, {STARTS} times; try again when it has less to do, or set RAY_ADDRESS to a running cluster"
+                ) from None
+            plain(f"{busy}; trying again")
+
+
+def _end(left: list[psutil.Process]) -> None:
+    """Processes of a start that failed."""
+    for process in left:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(left, timeout=10)
 
 
 def _workers() -> dict[str, Any]:
