@@ -154,7 +154,8 @@ def _lead(search: Search) -> str:
         error, times = Counter(str(facts.get("error", "")) for facts in failed).most_common(1)[0]
         return f"All {counted(len(trials), 'trial')} failed; the commonest error, {times} times: {without_folders(error)}"
     rate = rate_of(winner, search.recipe)
-    what = f"a {winner.family}" + (f" with a learning rate of {shown(rate)}" if rate is not None else "")
+    article = "an" if winner.family[0] in "aeio" else "a"  # a unet
+    what = f"{article} {winner.family}" + (f" with a learning rate of {shown(rate)}" if rate is not None else "")
     score = best_score(winner, search.higher_is_better)
     text = f"{among}, {winner.id} {'won' if search.over else 'leads so far'}: {what}"
     text += f" reached a validation {search.title} of {number(score)} after {counted(int(epochs_done(winner)), 'epoch')}."
