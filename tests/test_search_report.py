@@ -167,7 +167,7 @@ def test_search_that_a_limit_ended_is_over_with_fewer_trials(tmp_path: Path) -> 
     folder = searches.write_search(tmp_path / "pneumonia", trials=9, device_hours=1.0)
     assert sum(trial.device_s for trial in read_trials(folder)) > 3600
     page = Page(write_report(folder))
-    assert "The search is not over" not in page.text and " won: a " in page.text
+    assert "The search is not over" not in page.text and " won: a" in page.text
     (folder / "recipe.yaml").write_text(yaml.safe_dump(searches.recipe(device_hours=6.0)))
     assert "The search is not over" in Page(write_report(folder)).text
 
