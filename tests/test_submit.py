@@ -199,7 +199,9 @@ def test_ctrl_c_asks_whether_to_stop_the_job_and_a_stopped_one_gives_everything_
     path = recipe(cohort, tmp_path, epochs=100_000)
     controlled, terminal = pty.openpty()
     command = [sys.executable, "-m", "hepdist", "submit", "train", str(path), f"name=long-{answer}", f"runs={tmp_path}/runs"]
-    with subprocess.Popen(command, env=client, stdin=terminal, stdout=terminal, stderr=terminal) as process:
+    streams = {"stdin": terminal, "stdout": terminal, "stderr": terminal}
+    heeding = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731 - a shell has what it starts in the background ignore Ctrl-C
+    with subprocess.Popen(command, env=client, preexec_fn=heeding, **streams) as process:
         until = time.monotonic() + 240
         while not list(tmp_path.glob("runs/*/checkpoints/samples-*")):
             assert time.monotonic() < until and process.poll() is None
