@@ -111,7 +111,7 @@ def test_the_tutorial_runs_from_top_to_bottom(tmp_path):
     said = run(blocks(page), folder, reader(tmp_path / "home"))
     assert sorted(name for name in promised(page) if not (folder / name).exists()) == []
     assert '"probabilities"' in said  # what the server answered
-    assert "hepatitis" in (folder / "predictions/new/predictions.csv").read_text(encoding="utf-8")
+    assert "probability_yes" in (folder / "predictions/new/predictions.csv").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow
