@@ -159,6 +159,7 @@ def test_a_search_whose_trials_all_fail_ends_with_the_commonest_error(cohort, tm
         tune(recipe(cohort, tmp_path, "hopeless", broken))
 
 
+@pytest.mark.timeout(1200)  # 556 s at load 15
 def test_losers_of_a_population_go_on_from_a_donors_weights_with_another_learning_rate(cohort, tmp_path):
     search = {
         "families": ["cnn"],
