@@ -116,7 +116,7 @@ def test_the_tutorial_runs_from_top_to_bottom(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(2400)
-def test_the_readme_runs_from_top_to_bottom(tmp_path):
+def test_the_readme_runs_from_top_to_bottom(tmp_path, monkeypatch):
     """All of it but `make test`, which is what runs this."""
     folder, environment = checkout(tmp_path / "hepdist"), reader(tmp_path / "home")
     make, work, jobs = [b for b in blocks(ROOT / "README.md") if b.language == "sh"]
@@ -126,6 +126,7 @@ def test_the_readme_runs_from_top_to_bottom(tmp_path):
     run([work], folder, environment)
     assert (folder / "predictions/new/index.html").is_file()
     assert len(list((folder / "predictions/new/dicom").rglob("*.dcm"))) == 8
+    monkeypatch.setenv("PATH", environment["PATH"])  # of the shell that starts the head: `python` of a job is the one on it
     with head(tmp_path / "head.log") as cluster:
         run([jobs], folder, environment | {name: value for name, value in cluster.items() if name.startswith("RAY_")})
     for name in ("submitted", "the-same"):
