@@ -15,6 +15,7 @@ import typer
 
 import hepdist
 from hepdist import cli_cluster, cli_evaluation, cli_export, cli_inference, cli_serve
+from hepdist.cli_cluster import Overrides
 from hepdist.cli_surveil import surveil
 from hepdist.errors import HepdistError, IngestError, RunError
 
@@ -29,8 +30,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,  # it prints local variables, which may hold patient data
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="key=value", help="Overrides, e.g. train.epochs=3.", show_default=False)]
 
 
 def main(arguments: list[str] | None = None) -> int:

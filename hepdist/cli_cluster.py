@@ -7,6 +7,9 @@ from typing import Annotated
 
 import typer
 
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="key=value", help="Overrides, e.g. train.epochs=3.", show_default=False)]
+"""Of a recipe."""
+
 
 def register(app: typer.Typer) -> None:
     """Add the verbs to the command line."""
@@ -41,9 +44,7 @@ def submit(
 
 def cluster_check(
     file: Annotated[str, typer.Argument(metavar="[FILE]", help="A file for `ray up`, or a RayJob; cluster.yaml by default.")] = "",
-    overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="key=value", help="Overrides, e.g. train.epochs=3.", show_default=False)
-    ] = None,
+    overrides: Overrides = None,
     overlay: Annotated[str, typer.Option(help="Merge this onto it first: gcp or on-premises; kuberay: the shipped RayJob.")] = "",
     recipe: Annotated[str, typer.Option(help="Must every GPU node hold one of its workers? Also says what it would cost.")] = "",
 ) -> None:

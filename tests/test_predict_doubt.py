@@ -9,6 +9,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pandas as pd
+import predictors
 import pytest
 import torch
 from dicom_files import save
@@ -34,11 +35,7 @@ from hepdist.tasks.volumes import Assembly
 DROPPING = {**RESNET, "dropout": 0.4}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def salt():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HEPDIST_SALT", SALT)
-        yield
+salt = predictors.salt
 
 
 @pytest.fixture(scope="module")

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import predictors
 import pydicom
 import pytest
 import torch
 from dicom_files import save
 from PIL import Image
-from predictors import SALT, ct_cohort, ct_study, nifti_cohort, picture_cohort, saved_run, xray, xray_cohort
+from predictors import ct_cohort, ct_study, nifti_cohort, picture_cohort, saved_run, xray, xray_cohort
 
 from hepdist.augment import normalise
 from hepdist.cli import main
@@ -22,11 +23,7 @@ RESTORER = {"family": "restorer", "width": 4, "encoder": [1], "middle": 1, "deco
 SECTIONS = {"degrade": {"kinds": ["noise"]}, "adversary": {"weight": 0.01, "width": 8, "layers": 1}}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def salt():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HEPDIST_SALT", SALT)
-        yield
+salt = predictors.salt
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import predictors
 import pytest
 from dicom_files import save
-from predictors import RESNET, SALT, saved_run, xray
+from predictors import RESNET, saved_run, xray
 
 from hepdist.inference.run import predict
 from hepdist.ingest import ingest
@@ -16,11 +17,7 @@ from hepdist.ingest import ingest
 PROBABILITY = "probability_ill"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def salt():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HEPDIST_SALT", SALT)
-        yield
+salt = predictors.salt
 
 
 def patients(path: Path, lines: list[str]) -> Path:

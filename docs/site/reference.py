@@ -67,14 +67,13 @@ def _name(parameter: Any) -> str:
 
 def recipes() -> str:
     """Every key of a recipe, section by section."""
-    own = ["model", "search"]
     parts = [
         "# Recipes\n\nAny key can be set on the command line, such as `optim.lr=3e-4`. The keys of `model` are [the family's](models.md).\n"
     ]
     parts.append(_keys(Recipe, "", [n for n, f in Recipe.model_fields.items() if not _spec(f.annotation)]))
     for name, field in Recipe.model_fields.items():
         if spec := _spec(field.annotation):
-            note = "See also [tuning](../tuning.md).\n" if name in own else ""
+            note = "See also [tuning](../tuning.md).\n" if name == "search" else ""
             parts.append(f"## {name}\n\n{_prose(spec.__doc__ if spec.__doc__ != Spec.__doc__ else '')}\n\n{note}{_keys(spec, name + '.')}")
     return "\n".join(parts)
 

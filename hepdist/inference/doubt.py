@@ -74,11 +74,14 @@ class Agreement:
         """Of each foreground class's probability; the passes' assemblies add to it."""
         self._bits: list[list[np.ndarray]] = []
         """By pass and foreground class."""
+        self._voxels: list[list[int]] = []
+        """Set bits of each."""
 
     def add(self, assembly: Assembly) -> None:
         """Take in a pass whose windows are all there."""
         assembly.decided()
         self._bits.append([np.packbits(assembly.region(k)) for k in range(1, self._classes)])
+        self._voxels.append([_ones(bits) for bits in self._bits[-1]])
 
     def decided(self) -> tuple[np.ndarray, np.ndarray]:
         """uint8[*shape] twice: class indices by the mean probability, as an Assembly decides, and its entropy in STEPS of the most there can be."""
@@ -98,23 +101,18 @@ class Agreement:
 
     def size_variation(self) -> np.ndarray:
         """As in MaskDoubt."""
-        voxels = self._voxels()
+        voxels = np.array(self._voxels, np.float64)
         mean = voxels.mean(0)
         return np.divide(voxels.std(0), mean, out=np.full(len(mean), np.nan), where=mean > 0)
 
     def pairwise_dice(self) -> np.ndarray:
         """As in MaskDoubt."""
-        voxels = self._voxels()
         found: list[list[float]] = [[] for _ in range(self._classes - 1)]
         for a, b in combinations(range(len(self._bits)), 2):
             for k, dice in enumerate(found):
-                if both := voxels[a, k] + voxels[b, k]:
+                if both := self._voxels[a][k] + self._voxels[b][k]:
                     dice.append(2 * _ones(self._bits[a][k] & self._bits[b][k]) / both)
         return np.array([np.mean(dice) if dice else np.nan for dice in found])
-
-    def _voxels(self) -> np.ndarray:
-        """float64[P, K - 1]."""
-        return np.array([[_ones(bits) for bits in one] for one in self._bits], np.float64)
 
 
 def _ones(bits: np.ndarray) -> int:

@@ -48,9 +48,7 @@ def tune(recipe: Recipe, *, fresh: bool = False) -> Path:
     """
     recipe = as_base(recipe)
     folder = Path(recipe.search.folder) / recipe.name
-    manifest = Manifest.load(recipe.data.cohort)
-    fits_cohort(recipe, manifest)
-    winner_is_scored(recipe, manifest)
+    manifest = fitting_cohort(recipe)
     check_cohort(recipe.data.cohort, manifest)
     if not fresh:
         same_search(recipe, manifest, folder)
@@ -102,21 +100,22 @@ def preview(recipe: Recipe) -> Iterable[Any]:
     from hepdist.search.estimate import dry_run
 
     recipe = as_base(recipe)
-    manifest = Manifest.load(recipe.data.cohort)
-    fits_cohort(recipe, manifest)
-    winner_is_scored(recipe, manifest)
+    manifest = fitting_cohort(recipe)
     with connect() as cluster:
         fits_search(recipe, cluster)
         yield from dry_run(recipe, manifest, cluster)
 
 
-def winner_is_scored(recipe: Recipe, manifest: Manifest) -> None:
-    """Raise RecipeError where the search would end in a score on a test split that has no rows."""
+def fitting_cohort(recipe: Recipe) -> Manifest:
+    """Of the recipe. Raises RecipeError where it lacks what the search needs, which would otherwise end in a score on a test split without rows."""
+    manifest = Manifest.load(recipe.data.cohort)
+    fits_cohort(recipe, manifest)
     if recipe.search.confirm and not manifest.rows("test"):
         raise RecipeError(
             f"recipe key 'search.confirm' is {recipe.search.confirm}, but cohort '{recipe.data.cohort}' has no test rows to score the winner on;"
             " ingest more patients, or set search.confirm=0"
         )
+    return manifest
 
 
 def as_base(recipe: Recipe) -> Recipe:
