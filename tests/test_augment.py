@@ -11,7 +11,7 @@ from torch import Tensor
 from hepdist.augment import augment, normalise
 from hepdist.augment.intensity import blur
 from hepdist.augment.random import BLUR, normal, uniform
-from hepdist.recipe import AugmentSpec
+from hepdist.sections import AugmentSpec
 from hepdist.shards.tensors import tensor_of
 
 EVERYTHING = {

@@ -17,7 +17,7 @@ from hepdist.evaluation.metrics import calibration_scores
 from hepdist.evaluation.operating import apply_points, choose_points
 from hepdist.evaluation.proportions import difference, proportion
 from hepdist.evaluation.result import write_result
-from hepdist.recipe import EvaluationSpec
+from hepdist.sections import EvaluationSpec
 
 
 def overconfident(rows: int, seed: int, classes: int = 2, temperature: float = 2.5) -> tuple[np.ndarray, np.ndarray]:

@@ -253,7 +253,8 @@ def test_commands_are_shell() -> None:
     config = yaml.safe_load(SHIPPED)
     for key in ("setup_commands", "head_setup_commands", "worker_setup_commands", "head_start_ray_commands", "worker_start_ray_commands"):
         for command in config[key]:
-            subprocess.run(["bash", "-n", "-c", command], check=True)
+            checked = subprocess.run(["bash", "-n", "-c", command], capture_output=True, text=True)
+            assert (checked.returncode, checked.stderr) == (0, ""), command
 
 
 def test_policies_name_one_bucket_and_give_workers_nothing_else() -> None:

@@ -17,7 +17,8 @@ from hepdist.errors import RecipeError
 from hepdist.models import Inputs, build
 from hepdist.models.patchgan import PatchGAN
 from hepdist.models.specs import AdversarySpec, RestorerSpec
-from hepdist.recipe import DegradeSpec, Recipe
+from hepdist.recipe import Recipe
+from hepdist.sections import DegradeSpec
 from hepdist.shards.manifest import Manifest
 from hepdist.spec import parse
 from hepdist.tasks import Task

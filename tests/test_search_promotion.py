@@ -101,7 +101,9 @@ def test_a_search_ends_with_the_best_of_each_rung(trials: int, places: int, conc
 @pytest.mark.parametrize("early", [False, True])
 def test_trials_that_are_lost_or_tried_again_keep_nobody_waiting(early: bool, concurrent: int) -> None:
     for seed in range(20):
-        Tune(20, 4, seed, concurrent=concurrent, early=early).run(lost=0.1)
+        tune = Tune(20, 4, seed, concurrent=concurrent, early=early)
+        tune.run(lost=0.1)  # which says so where it does not end
+        assert set(tune.begun) == set(tune.curves)
 
 
 @pytest.mark.parametrize("concurrent", [0, 2])

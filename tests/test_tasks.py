@@ -10,7 +10,8 @@ from torch.nn.functional import cross_entropy
 
 from hepdist.augment import augment
 from hepdist.errors import RecipeError
-from hepdist.recipe import AugmentSpec, Recipe
+from hepdist.recipe import Recipe
+from hepdist.sections import AugmentSpec
 from hepdist.shards.manifest import Manifest
 from hepdist.tasks import Task, build
 from hepdist.tasks.segmentation import boundary_loss, soft_dice_loss

@@ -11,7 +11,7 @@ from hepdist.augment.intensity import intensity
 from hepdist.augment.mixing import erase, mix
 
 if TYPE_CHECKING:
-    from hepdist.recipe import AugmentSpec
+    from hepdist.sections import AugmentSpec
 
 
 def augment(batch: dict[str, Tensor], spec: AugmentSpec, seed: int, epoch: int) -> dict[str, Tensor]:

@@ -15,7 +15,8 @@ from hepdist.augment.random import normal, poisson, uniform
 from hepdist.errors import RecipeError
 
 if TYPE_CHECKING:
-    from hepdist.recipe import DegradeSpec, Recipe
+    from hepdist.recipe import Recipe
+    from hepdist.sections import DegradeSpec
     from hepdist.shards.manifest import Manifest
 
 KIND, PHOTONS, READ_NOISE, ARRIVALS, READING, BLUR, SHARE, ASPECT, PLACE, GREY = range(100, 110)

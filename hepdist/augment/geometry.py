@@ -13,7 +13,7 @@ from torch.nn.functional import grid_sample
 from hepdist.augment.random import CROP, ELASTIC, FLIP, ROTATE, SCALE, TRANSLATE, Key, column, signed, uniform
 
 if TYPE_CHECKING:
-    from hepdist.recipe import AugmentSpec
+    from hepdist.sections import AugmentSpec
 
 KNOTS = 4
 """Spaces between the control points of a deformation along each side. Shifts up to 0.4 of a space fold nothing (Choi & Lee, 2000), which

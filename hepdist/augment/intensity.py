@@ -11,7 +11,7 @@ from torch import Tensor
 from hepdist.augment.random import BLUR, BRIGHTNESS, CONTRAST, GAMMA_CURVE, NOISE, NOISE_LEVEL, Key, column, normal, signed, uniform
 
 if TYPE_CHECKING:
-    from hepdist.recipe import AugmentSpec
+    from hepdist.sections import AugmentSpec
 
 BLUR_REACH = 3.0
 """Standard deviations after which the kernel of a blur ends."""

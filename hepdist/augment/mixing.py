@@ -12,7 +12,7 @@ from torch import Tensor
 from hepdist.augment.random import COIN, CUTMIX, CUTMIX_PLACE, ERASE, MIXUP, Key, column, uniform
 
 if TYPE_CHECKING:
-    from hepdist.recipe import AugmentSpec
+    from hepdist.sections import AugmentSpec
 
 STRETCH = math.log(2.0)
 """Logarithm of the most that an erased box's side is longer or shorter, compared with the image's own proportions."""

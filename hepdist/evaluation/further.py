@@ -17,7 +17,7 @@ from hepdist.evaluation.operating import apply_points, choose_points
 from hepdist.evaluation.result import CLASSIFYING, labels_and_probabilities, plain
 from hepdist.evaluation.subgroup_scores import subgroup_scores
 from hepdist.evaluation.subgroups import Groups
-from hepdist.recipe import EvaluationSpec
+from hepdist.sections import EvaluationSpec
 
 
 @dataclass(frozen=True)

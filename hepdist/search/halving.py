@@ -13,9 +13,9 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
-from hepdist.recipe import OptimSpec, TrainSpec
 from hepdist.search.record import Trial
 from hepdist.search.spec import SearchSpec
+from hepdist.sections import OptimSpec, TrainSpec
 
 Verdict = Literal["goes on", "waits", "is out"]
 ASHA = "ASHA:"

@@ -16,7 +16,6 @@ from rich.table import Table
 from rich.text import Text
 
 from hepdist.console import err
-from hepdist.recipe import OptimSpec, TrainSpec
 from hepdist.search.halving import epochs_to_come, rung_epochs
 from hepdist.search.record import Trial
 from hepdist.search.spec import SearchSpec
@@ -38,6 +37,7 @@ from hepdist.search.standing import (
     shown,
     state,
 )
+from hepdist.sections import OptimSpec, TrainSpec
 
 SUMMARY_S = 30.0
 """Seconds between two summaries where stderr is a file: a search runs for hours, and a log wants few lines."""

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from hepdist.recipe import OptimSpec
+from hepdist.sections import OptimSpec
 
 
 class AdamW(torch.optim.AdamW):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from hepdist.recipe import OptimSpec
+from hepdist.sections import OptimSpec
 
 
 def learning_rate(spec: OptimSpec, step: int, steps: int) -> float:
