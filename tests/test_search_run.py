@@ -54,8 +54,7 @@ def recipe(cohort: Path, root: Path, name: str, search: dict, **train) -> Recipe
 
 def left() -> list[str]:
     """Actors of searches and placement groups that still live."""
-    actors, groups = evidence.left_in_ray()
-    return [name for name in actors if "TrialRun" in name or "Train" in name] + groups
+    return [name for name in evidence.left_in_ray() if "TrialRun" in name or "Train" in name or "placement group" in name]
 
 
 def test_ray_data_may_read_for_a_trial(cohort, tmp_path):

@@ -1,6 +1,6 @@
-"""Normalisation and random augmentation of batches on the worker's device, in pure torch."""
+"""Normalisation, its inverse, and random augmentation of batches on the worker's device, in pure torch."""
 
 from hepdist.augment.augment import augment
-from hepdist.augment.normalise import normalise
+from hepdist.augment.normalise import denormalise, normalise
 
-__all__ = ["augment", "normalise"]
+__all__ = ["augment", "denormalise", "normalise"]

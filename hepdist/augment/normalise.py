@@ -38,6 +38,18 @@ def normalise(batch: dict[str, Tensor], mode: str, stats: dict[str, dict[str, An
     return out
 
 
+def denormalise(image: Tensor, mode: str, stats: dict[str, dict[str, Any]], dtype: str) -> Tensor:
+    """A normalised image float32[b, C, *spatial] in the unit in which the cohort stores it, as `dtype`; neither rounded nor clipped.
+
+    The inverse of `normalise`; mode: 'cohort' or 'none', since what 'image' took from each image is not kept.
+    """
+    if mode == "none":
+        return image * (1.0 if dtype.startswith("float") else LARGEST[getattr(torch, dtype)])
+    shape = (1, -1, *(1,) * (image.ndim - 2))
+    mean, std = (torch.tensor(stats["image"][name], dtype=torch.float32, device=image.device).reshape(shape) for name in ("mean", "std"))
+    return image * torch.where(std > 0, std, 1.0) + mean
+
+
 def _standardise(values: Tensor, stats: dict[str, Any], axis: int = 1) -> Tensor:
     """(values - mean) / std along an axis; a constant channel or column becomes 0."""
     shape = [1] * values.ndim

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hepdist.augment import normalise
+from hepdist.augment import denormalise, normalise
 from hepdist.models.rnn import Member
 from hepdist.tasks import build as build_task
 
@@ -66,13 +65,7 @@ def answer(task: Any, model: nn.Module, batch: dict[str, Tensor], recipe: Recipe
 
 def as_stored(image: Tensor, recipe: Recipe, signature: Signature) -> Tensor:
     """A normalised image in the unit in which the cohort stores it, float32; for data.normalise=cohort and none."""
-    if recipe.data.normalise == "none":
-        dtype = signature.fields["image"].dtype
-        return image * (1.0 if dtype.startswith("float") else float(np.iinfo(dtype).max))
-    shape = (1, -1, *(1,) * (image.ndim - 2))
-    statistics = signature.normalisation["image"]
-    mean, std = (torch.tensor(statistics[name], dtype=torch.float32).reshape(shape) for name in ("mean", "std"))
-    return image * torch.where(std > 0, std, 1.0) + mean
+    return denormalise(image, recipe.data.normalise, signature.normalisation, signature.fields["image"].dtype)
 
 
 def graph_task(recipe: Recipe, manifest: Manifest) -> Any:

@@ -220,7 +220,7 @@ class Predictor:
         total, weights = np.zeros(whole.image.shape, np.float32), np.zeros(whole.image.shape[1:], np.float32)
         for member in self.members:
             for images, offsets in self._parts(whole, member):
-                restored = _stored(cast("Restoration", member.task).restored(member.model, images), member, whole.image.dtype)
+                restored = self._stored(member, cast("Restoration", member.task).restored(member.model, images))
                 for image, offset in zip(restored.cpu().numpy(), offsets, strict=True):
                     inside, place = _overlap(offset, size, weights.shape)
                     total[(slice(None), *place)] += image[(slice(None), *inside)] * weight[inside]
@@ -272,6 +272,12 @@ class Predictor:
 
         return normalise(batch, member.recipe.data.normalise, member.signature.normalisation)
 
+    def _stored(self, member: Member, image: Tensor) -> Tensor:
+        from hepdist.augment import denormalise
+
+        signature = member.signature
+        return denormalise(image, member.recipe.data.normalise, signature.normalisation, signature.fields["image"].dtype)
+
     def _dropout_of(self, member: Member) -> list[nn.Module]:
         """Raises RecipeError where there is nothing to sample."""
         asked = f"predict key 'dropout_samples' is {self.dropout_samples}, but run '{Path(member.run).name}'"
@@ -287,18 +293,6 @@ class Predictor:
             return probability
         found = apply_temperature(probability.astype(np.float64), member.temperature, multilabel=self.signature.multilabel)
         return found.astype(np.float32)
-
-
-def _stored(image: Tensor, member: Member, dtype: np.dtype) -> Tensor:
-    """Normalised intensities float32[b, C, *spatial] in the cohort's unit; the inverse of `normalise`, which restoration never does by image."""
-    if member.recipe.data.normalise == "none":
-        return image * (1.0 if dtype.kind == "f" else float(np.iinfo(dtype).max))
-    stats = member.signature.normalisation["image"]
-    mean, std = (
-        torch.tensor(stats[key], dtype=torch.float32, device=image.device).reshape(1, -1, *(1,) * (image.ndim - 2))
-        for key in ("mean", "std")
-    )
-    return image * torch.where(std > 0, std, 1.0) + mean
 
 
 def _tensor(values: np.ndarray) -> Tensor:

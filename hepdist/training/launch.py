@@ -118,7 +118,7 @@ def fit(recipe: Recipe, folder: Path, device: str, samples: int, phases: dict[st
     from ray.train.v2.api.config import FailureConfig, RunConfig  # what ray.train gives, with the fields that mypy misses there
 
     from hepdist.training.progress import follow
-    from hepdist.training.trainer import Trainer, run_worker
+    from hepdist.training.trainer import Trainer, let_go, run_worker
 
     phases["fit"] = time.time()
     trainer = Trainer(
@@ -144,8 +144,10 @@ def fit(recipe: Recipe, folder: Path, device: str, samples: int, phases: dict[st
         with follow(folder, recipe, samples):
             trainer.fit()
     except Exception as error:
+        let_go(error)
         if (hung := watchdog.reports(folder)) and not refusal(getattr(error, "worker_failures", {})):
             raise RunError(f"{hung[0]}; raise train.hang_s where the work is just slow") from error
         raise
-    stop.controller = None
+    finally:
+        stop.controller = None
     stop.leave()  # asked for while workers trained; without them a signal ends at once

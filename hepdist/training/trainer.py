@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import traceback
 from typing import TYPE_CHECKING, Any, cast
 
 import ray
@@ -61,6 +62,14 @@ class Trainer(DataParallelTrainer):
     def _register_sigint_handler(self, controller: Any) -> None:
         """Ray's own handler would end workers without saving."""
         self.stop.controller = controller
+
+
+def let_go(error: BaseException | None) -> None:
+    """Forget the locals of the frames that an error came through: Ray's hold the controller, an actor that would live as long as somebody
+    keeps the error, as a notebook does."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 class Meeting(WorkerGroupCallback):

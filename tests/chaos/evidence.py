@@ -66,14 +66,15 @@ def marked(mark: str) -> list[psutil.Process]:
     return [process for process in found if process.pid != os.getpid()]
 
 
-def left_in_ray() -> tuple[list[str], list[str]]:
-    """Class names of actors that are not dead, and states of placement groups that are not removed, in the Ray of this process."""
+def left_in_ray() -> list[str]:
+    """Class names of actors that are not dead, and placement groups that are not removed, in the Ray of this process; but the one actor by
+    which Ray asks its autoscaler for machines, which stays."""
     import ray
     from ray._private.state import actors
 
     alive = [actor["ActorClassName"] for actor in actors().values() if actor["State"] != "DEAD"]
-    groups = [group["state"] for group in ray.util.placement_group_table().values() if group["state"] != "REMOVED"]
-    return alive, groups
+    groups = [f"placement group {group['state']}" for group in ray.util.placement_group_table().values() if group["state"] != "REMOVED"]
+    return [name for name in alive if name != "_AutoscalingCoordinatorActor"] + groups
 
 
 def settled(look: Callable[[], Iterable], patience_s: float = 120.0) -> list:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from chaos import evidence
 from chaos.runs import values
 from cohorts import tiny_classification_cohort
 from hepdist.errors import CohortError, RunError
@@ -130,3 +131,4 @@ def test_a_shard_that_is_damaged_while_training_runs_stops_it_with_its_name(tmp_
     assert worker_story(stopped.value) == (
         f"error: shard 'shards/{shard.name}' is damaged (its sha256 is not the manifest's); restore it from a copy or ingest the cohort again"
     )
+    assert not evidence.settled(evidence.left_in_ray)  # though the error is still held

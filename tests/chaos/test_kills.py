@@ -55,8 +55,7 @@ def test_killed_workers_change_nothing(cohort, tmp_path, undisturbed, moments):
     noted("worker", SEED + 1, kills)
     assert kills
     assert_as_undisturbed(run, undisturbed)
-    assert not evidence.settled(lambda: [name for name in evidence.left_in_ray()[0] if name != "_AutoscalingCoordinatorActor"])
-    assert not evidence.settled(lambda: evidence.left_in_ray()[1])
+    assert not evidence.settled(evidence.left_in_ray)
 
 
 def run_and_kill(recipe: Path, folder: Path, undisturbed: Path, moments: list[Moment], kind: str) -> list[Killed]:
