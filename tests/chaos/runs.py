@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 
 from chaos import evidence
+from chaos.moments import Moment
 from chaos.watch import Killed, Watch
 
 MOMENTS = int(os.environ.get("CHAOS_MOMENTS", "2"))
@@ -24,6 +25,8 @@ COSTLY_MOMENTS = MOMENTS if "CHAOS_MOMENTS" in os.environ else 1
 SEED = int(os.environ.get("CHAOS_SEED", "0"))
 TIMEOUT_S = 900 if MOMENTS < 6 else 7200
 ROWS, EPOCHS = 75, 3
+ATTEMPTS = 8
+"""Runs in which a round's moments must have come about."""
 
 
 def values(cohort: Path, runs: Path, name: str) -> dict:
@@ -48,6 +51,22 @@ def watch(run: Path, undisturbed: Path, workers: Callable[[], list[psutil.Proces
     """A watch whose start-ups take as long as the undisturbed run's: from a worker's first line of code to its first step, and as long before it."""
     times = json.loads((undisturbed / "startup.json").read_text())
     return Watch(run, ROWS * EPOCHS, ROWS, 2 * (times["first_step"] - times["worker"]), workers)
+
+
+def until_all_came(moments: list[Moment], run: Callable[[str, list[Moment]], list[Killed]]) -> list[Killed]:
+    """The kills of as many runs as it takes until each of the moments has come about: the end of a run may come before some of them.
+
+    run: of a name and the moments that are left, in their order; returns those that came about.
+    """
+    kills: list[Killed] = []
+    for attempt in range(ATTEMPTS):
+        came = {killed.moment for killed in kills}
+        left = [moment for moment in moments if moment not in came]
+        if not left:
+            break
+        kills += run(f"run{attempt}", left)
+    assert {killed.moment for killed in kills} == set(moments)
+    return kills
 
 
 def noted(kind: str, seed: int, kills: list[Killed]) -> None:

@@ -16,7 +16,7 @@ import yaml
 
 from chaos import evidence
 from chaos.moments import Moment, phases, rounds
-from chaos.runs import COSTLY_MOMENTS, MOMENTS, SEED, TIMEOUT_S, Command, assert_as_undisturbed, noted, values, watch
+from chaos.runs import COSTLY_MOMENTS, MOMENTS, SEED, TIMEOUT_S, Command, assert_as_undisturbed, noted, until_all_came, values, watch
 from chaos.watch import Killed, Watch, kill, training_workers
 from hepdist.recipe import Recipe
 from hepdist.spec import parse
@@ -34,9 +34,9 @@ def kill_in_turn(watch: Watch, moments: list[Moment], ended: threading.Event, st
     return kills
 
 
-@pytest.mark.parametrize("moments", rounds(SEED + 1, MOMENTS), ids=phases)
-def test_killed_workers_change_nothing(cohort, tmp_path, undisturbed, moments):
-    recipe, ended, kills = parse(Recipe, values(cohort, tmp_path, "workers")), threading.Event(), []
+def train_and_kill(cohort: Path, folder: Path, undisturbed: Path, moments: list[Moment]) -> list[Killed]:
+    """One call of train() to its end, in which a worker is killed at each of the moments that come."""
+    recipe, ended, kills = parse(Recipe, values(cohort, folder.parent, folder.name)), threading.Event(), []
     seen = watch(recipe.folder, undisturbed, lambda: training_workers(psutil.Process().children(recursive=True)))
 
     def strike(moment: Moment) -> str:
@@ -52,15 +52,21 @@ def test_killed_workers_change_nothing(cohort, tmp_path, undisturbed, moments):
     finally:
         ended.set()
         killer.join()
-    noted("worker", SEED + 1, kills)
-    assert kills
     assert_as_undisturbed(run, undisturbed)
     assert not evidence.settled(evidence.left_in_ray)
+    return kills
 
 
-def run_and_kill(recipe: Path, folder: Path, undisturbed: Path, moments: list[Moment], kind: str) -> list[Killed]:
+@pytest.mark.parametrize("moments", rounds(SEED + 1, MOMENTS), ids=phases)
+def test_killed_workers_change_nothing(cohort, tmp_path, undisturbed, moments):
+    noted("worker", SEED + 1, until_all_came(moments, lambda name, left: train_and_kill(cohort, tmp_path / name, undisturbed, left)))
+
+
+def run_and_kill(cohort: Path, folder: Path, undisturbed: Path, moments: list[Moment], kind: str) -> list[Killed]:
     """Give the command again after each kill until it ends by itself; every second time at once, while processes of the last one may live."""
-    log, kills, started, left = recipe.with_suffix(".log"), [], [], list(moments)
+    recipe, log = folder.with_suffix(".yaml"), folder.with_suffix(".log")
+    recipe.write_text(yaml.safe_dump(values(cohort, folder.parent, folder.name)))
+    kills, started, left = [], [], list(moments)
     for number in range(len(moments) + 20):
         command = Command(recipe, log)
         started.append(command)
@@ -82,6 +88,7 @@ def run_and_kill(recipe: Path, folder: Path, undisturbed: Path, moments: list[Mo
             assert not evidence.settled(command.processes)
     assert command.process.returncode == 0, log.read_text()[-3000:]
     assert not evidence.settled(lambda: [process for one in started for process in one.processes()])
+    assert_as_undisturbed(folder, undisturbed)
     return kills
 
 
@@ -92,20 +99,12 @@ def others(command: Command) -> list[int]:
 
 @pytest.mark.parametrize("moments", rounds(SEED + 2, COSTLY_MOMENTS), ids=phases)
 def test_a_killed_driver_and_the_same_command_again_change_nothing(cohort, tmp_path, undisturbed, moments):
-    recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(yaml.safe_dump(values(cohort, tmp_path, "driver")))
-    kills = run_and_kill(recipe, tmp_path / "driver", undisturbed, moments, "driver")
-    noted("driver", SEED + 2, kills)
-    assert kills
-    assert_as_undisturbed(tmp_path / "driver", undisturbed)
+    noted(
+        "driver", SEED + 2, until_all_came(moments, lambda name, left: run_and_kill(cohort, tmp_path / name, undisturbed, left, "driver"))
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("moments", rounds(SEED + 3, max(4, MOMENTS // 3)), ids=phases)
 def test_any_process_of_a_run_can_be_killed(cohort, tmp_path, undisturbed, moments):
-    recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(yaml.safe_dump(values(cohort, tmp_path, "any")))
-    kills = run_and_kill(recipe, tmp_path / "any", undisturbed, moments, "any")
-    noted("any", SEED + 3, kills)
-    assert kills
-    assert_as_undisturbed(tmp_path / "any", undisturbed)
+    noted("any", SEED + 3, until_all_came(moments, lambda name, left: run_and_kill(cohort, tmp_path / name, undisturbed, left, "any")))

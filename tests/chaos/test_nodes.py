@@ -13,7 +13,7 @@ import yaml
 
 from chaos import evidence
 from chaos.moments import Moment, phases, rounds
-from chaos.runs import COSTLY_MOMENTS, MOMENTS, SEED, TIMEOUT_S, Command, assert_as_undisturbed, noted, values, watch
+from chaos.runs import COSTLY_MOMENTS, MOMENTS, SEED, TIMEOUT_S, Command, assert_as_undisturbed, noted, until_all_came, values, watch
 from chaos.watch import Killed, kill, training_workers
 
 pytestmark = pytest.mark.timeout(TIMEOUT_S)
@@ -97,33 +97,31 @@ def nodes(count: int) -> Iterator[Nodes]:
         running.cluster.shutdown()
 
 
-def run_and_kill_nodes(running: Nodes, recipe: Path, folder: Path, undisturbed: Path, moments: list[Moment]) -> list[Killed]:
-    """One command; after each kill but the last a node is added again, at once or when Ray has had time to start without it."""
-    kills = []
-    command = Command(recipe, recipe.with_suffix(".log"), running.address)
-    seen = watch(folder, undisturbed, running.workers)
-    for number, moment in enumerate(moments):
-        if seen.wait(moment, command.ended) and (who := running.kill(moment.whom)):
-            kills.append(seen.killed(moment, who))
-            if number + 1 < len(moments):
-                time.sleep(10 * (moment.delay > 0.5))
-                running.add()
-    assert command.process.wait() == 0, recipe.with_suffix(".log").read_text()[-3000:]
-    assert not evidence.settled(command.processes)
-    assert not evidence.settled(running.workers)
+def run_and_kill_nodes(cohort: Path, folder: Path, undisturbed: Path, moments: list[Moment]) -> list[Killed]:
+    """One command on a cluster of its own; after each kill but the last a node is added again, at once or when Ray has had time to start
+    without it."""
+    kills, recipe, log = [], folder.with_suffix(".yaml"), folder.with_suffix(".log")
+    recipe.write_text(yaml.safe_dump(values(cohort, folder.parent, folder.name)))
+    with nodes(3) as running:
+        command = Command(recipe, log, running.address)
+        seen = watch(folder, undisturbed, running.workers)
+        for number, moment in enumerate(moments):
+            if seen.wait(moment, command.ended) and (who := running.kill(moment.whom)):
+                kills.append(seen.killed(moment, who))
+                if number + 1 < len(moments):
+                    time.sleep(10 * (moment.delay > 0.5))
+                    running.add()
+        assert command.process.wait() == 0, log.read_text()[-3000:]
+        assert not evidence.settled(command.processes)
+        assert not evidence.settled(running.workers)
+    assert_as_undisturbed(folder, undisturbed)
     return kills
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("moments", rounds(SEED + 4, COSTLY_MOMENTS), ids=phases)
 def test_killed_nodes_change_nothing(cohort, tmp_path, undisturbed, moments):
-    recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(yaml.safe_dump(values(cohort, tmp_path, "nodes")))
-    with nodes(3) as running:
-        kills = run_and_kill_nodes(running, recipe, tmp_path / "nodes", undisturbed, moments)
-    noted("node", SEED + 4, kills)
-    assert kills
-    assert_as_undisturbed(tmp_path / "nodes", undisturbed)
+    noted("node", SEED + 4, until_all_came(moments, lambda name, left: run_and_kill_nodes(cohort, tmp_path / name, undisturbed, left)))
 
 
 @pytest.mark.slow
