@@ -56,13 +56,13 @@ def test_rows_of_studies_and_images_are_keyed_by_them(tmp_path: Path) -> None:
     assert match(studies, {"s": pseudonyms("study", ["1.3"])}, NAMES.of, kind="study").rows == {"s": "1.3"}
     images = read_table(table(tmp_path), kind="image")
     keys = {"s1": "x/a.png", "s2": "sub/b.png", "s3": "x/c.png"}
-    names = {sample: pseudonyms("sample", image_names(key)) for sample, key in keys.items()}
+    names = {sample: pseudonyms("sample", image_names(key, "")) for sample, key in keys.items()}
     assert match(images, names, NAMES.of, kind="image").rows == {"s1": "a.png", "s2": "sub/b.png", "s3": "c"}
 
 
 def test_a_file_name_that_two_folders_share_belongs_to_neither(tmp_path: Path) -> None:
     images = read_table(table(tmp_path), kind="image")
-    names = {s: pseudonyms("sample", image_names(k)) for s, k in {"s1": "x/a.png", "s2": "y/a.png", "s3": "z/c.png"}.items()}
+    names = {s: pseudonyms("sample", image_names(k, "")) for s, k in {"s1": "x/a.png", "s2": "y/a.png", "s3": "z/c.png"}.items()}
     found = match(images, names, NAMES.of, kind="image")
     assert found.rows == {"s3": "c"}
     assert {f.check for f in found.findings} == {"ambiguous", "unknown-image"}

@@ -73,6 +73,31 @@ def test_real_covid_table_joins_its_images_and_leaves_todo_rows_unlabelled(share
     assert manifest.counts["audit"] == {"ignored": 49, "ingested": 113, "mask-unused": 49, "quarantined": 0}
 
 
+@pytest.mark.parametrize("as_labels", [False, True], ids=["emr", "emr-and-labels"])
+def test_an_emr_table_of_images_says_whose_they_are(tmp_path, as_labels):
+    """Two images a patient; one that two patients share; one that no row is of. Without the column each image would be a patient."""
+    rows, source = [], tmp_path / "source"
+    for i in range(20):
+        draw(source / f"{i}.png", i)
+        rows.append((f"{i}.png", f"p{i // 2}", "ill" if i % 4 < 2 else "well", 10 + i))
+    draw(source / "stray.png", 99)
+    rows.append(("3.png", "p9", "ill", 13))
+    table = tmp_path / "t.csv"
+    table.write_text("filename,patientid,class,alt\n" + "".join(",".join(map(str, row)) + "\n" for row in rows))
+    options = [f"emr={table}", "emr_key=image", "label=class", *([f"labels_table={table}"] if as_labels else [])]
+    manifest = ingest(str(source), str(tmp_path / "cohort"), options)
+    assert sum(manifest.counts[split]["patients"] for split in SPLITS) == 9  # p1 and p9 share an image
+    assert sum(manifest.rows(split) for split in SPLITS) == 21
+    patients = {split: set() for split in SPLITS}
+    for shard in manifest.shards:
+        patients[shard.split] |= set(pq.read_table(tmp_path / "cohort" / shard.path)["patient"].to_pylist())
+    assert not patients["train"] & (patients["val"] | patients["test"]) and not patients["val"] & patients["test"]
+    assert sorted(column(tmp_path / "cohort", manifest, "emr")[:, 0].tolist()) == sorted(float(row[3]) for row in rows)
+    assert not column(tmp_path / "cohort", manifest, "emr_missing").any()
+    audit = pq.read_table(tmp_path / "cohort/audit.parquet").to_pylist()
+    assert sum(row["check"] == "unknown-patient" for row in audit) == 1
+
+
 def test_colour_palette_deep_and_transparent_files_become_grey():
     rgb = np.random.default_rng(0).integers(0, 256, (7, 9, 3), dtype=np.uint8)
     luma = np.asarray(Image.fromarray(rgb).convert("L"))

@@ -34,6 +34,19 @@ def test_counts_come_from_the_shards_and_add_up(tmp_path: Path) -> None:
     assert facts.sound
 
 
+def test_reasons_that_differ_in_numbers_alone_are_one_line_where_they_are_many(tmp_path: Path) -> None:
+    tiny_classification_cohort(tmp_path / "c")
+    columns = [("ignored", "not-a-feature", f"column {i} is not among those asked for", 1) for i in range(30)]
+    rows = [("quarantined", "duplicate-row", f"differs from row {i}", 2) for i in (1, 2)]
+    facts = replace(gather(tmp_path / "c"), left_out=(*columns, *rows))
+    shown = next(section for section in sections(facts) if section.title == "files left out").rows
+    assert shown == (
+        ("ignored", "not-a-feature", "30", "column 0 is not among those asked for; 29 more like it"),
+        ("quarantined", "duplicate-row", "2", "differs from row 1"),
+        ("quarantined", "duplicate-row", "2", "differs from row 2"),
+    )
+
+
 def test_missing_shares_equal_those_of_the_mask(tmp_path: Path) -> None:
     manifest = tiny_classification_cohort(tmp_path / "c", emr=True)
     masks = [

@@ -105,7 +105,7 @@ class Reading:
     def _with_values(self, sample: Sample) -> Case:
         if self.table is None:
             return Case(sample)
-        keys = {"patient": (sample.patient,), "study": (sample.study,), "image": image_names(sample.key)}[self._by]
+        keys = {"patient": (sample.patient,), "study": (sample.study,), "image": image_names(sample.key, sample.patient)}[self._by]
         key = next((key for key in keys if key in self.table.rows), "")
         visits = self.table.sequences.get(key)
         return Case(sample, self.table.rows.get(key, {}), pack(visits, self._length) if visits is not None and self._length else None)

@@ -90,10 +90,14 @@ def file_findings(table: EMRTable, name: str) -> list[Finding]:
     ]
 
 
-def image_names(key: str) -> tuple[str, ...]:
-    """What a table may call an image: its key, and where that is a path, the file name with and without its suffix."""
-    path = PurePosixPath(key)
-    return tuple(dict.fromkeys((key, path.name, path.stem)))
+def image_names(key: str, patient: str) -> tuple[str, ...]:
+    """What a table may call the image of a sample with this key: the key, and where that is a path, the file name with and without its suffix.
+
+    Where a table says whose the image is, the key ends in that patient (Subject.key), and no row calls it that.
+    """
+    image = key.removesuffix(f"#{patient}")
+    path = PurePosixPath(image)
+    return tuple(dict.fromkeys((image, path.name, path.stem)))
 
 
 def match(
@@ -121,7 +125,7 @@ def match(
             samples[named].append(sample)
     findings, rows = [], {}
     for name, those in samples.items():
-        if kind == "image" and len(those) > 1:  # two folders hold a file of this name
+        if kind == "image" and len({tuple(names[sample]) for sample in those}) > 1:  # two folders hold a file of this name
             where = f"{file}#{table.row_of(raw[name])}"
             findings.append(Finding(where, "quarantined", "ambiguous", "the row names several images of the source"))
         else:

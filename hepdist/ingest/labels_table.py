@@ -47,6 +47,8 @@ class LabelTable:
     rows: list[tuple[int, str, Entry]]
     """Row number (1 for the first below the header), file, what it says."""
     findings: list[Finding] = field(default_factory=list)
+    quiet: bool = False
+    """Its rows are told of by another door, which reads the same table."""
 
     def match(self, images: Mapping[str, Iterable[str]]) -> tuple[dict[str, list[Entry]], list[Finding]]:
         """Entries of each image, one a patient, and findings about the table: rows of no image, and rows said twice.
@@ -74,11 +76,12 @@ class LabelTable:
                 found[targets[0]][entry.patient] = replace(earlier, label=None)
                 reason = "the image has a row of another class already; it is left unlabelled"
                 findings.append(Finding(row, "quarantined", "ambiguous", reason))
-        return {image: list(entries.values()) for image, entries in found.items()}, findings
+        return {image: list(entries.values()) for image, entries in found.items()}, [] if self.quiet else findings
 
 
 def find_table(files: Files, spec: IngestSpec) -> LabelTable | None:
-    """The table that `labels_table` names, else the only one of the source that has a file and a label column.
+    """The table that `labels_table` names, else an EMR table whose rows are of images and name their patients, else the only one of the
+    source that has a file and a label column.
 
     Raises IngestError where the one named can't be used.
     """
@@ -95,6 +98,8 @@ def find_table(files: Files, spec: IngestSpec) -> LabelTable | None:
                 "the label table has no rows or lacks a column of files or of labels; name them with file_key=COLUMN label=COLUMN"
             )
         return table
+    if spec.emr is not None and spec.emr_key == "image" and (whose := _owners(files, spec.emr, spec)):
+        return whose
     if spec.emr is not None and spec.label is not None:  # the label is in the EMR table
         return None
     tables = []
@@ -111,8 +116,21 @@ def find_table(files: Files, spec: IngestSpec) -> LabelTable | None:
     return tables[0] if tables else None
 
 
-def _read(there: TableFiles, name: str, inside: bool, spec: IngestSpec) -> LabelTable | None:
-    """The table; name: what it is called. None where it lacks a column of files or of labels."""
+def _owners(files: Files, name: str, spec: IngestSpec) -> LabelTable | None:
+    """Whose the images are that the EMR table's rows are of, and when and where they were taken; None where it names no patients.
+
+    Without it each image would be a patient, and two of one patient might train and test.
+    """
+    there = TableFiles.at(name) or TableFiles.among(files, files.below(name), name.rstrip("/"))
+    try:
+        table = _read(there, name, False, spec, labels=False) if there is not None and len(there.names) == 1 else None
+    except IngestError:  # what is wrong with it is told where its values are read
+        return None
+    return replace(table, quiet=True) if table is not None and table.patients else None
+
+
+def _read(there: TableFiles, name: str, inside: bool, spec: IngestSpec, *, labels: bool = True) -> LabelTable | None:
+    """The table; name: what it is called. None where it lacks a column of files, or of the labels that are to be read from it."""
     names, records = _records(there)
     named = {plain(n): i for i, n in reversed(list(enumerate(names)))}
 
@@ -138,7 +156,7 @@ def _read(there: TableFiles, name: str, inside: bool, spec: IngestSpec) -> Label
     ):
         if given is not None and place is None and spec.labels_table is not None and spec.emr is None:
             raise IngestError(f"ingest key '{key}' is '{given}', which is no column of the label table; name one of its columns")
-    if file is None or label is None:
+    if file is None or (labels and label is None):
         return None
     table = LabelTable(name, inside, patient is not None, [])
     for number, record in enumerate(records, 1):
@@ -151,7 +169,8 @@ def _read(there: TableFiles, name: str, inside: bool, spec: IngestSpec) -> Label
             text = record[column].strip() if column is not None else ""
             return "" if is_missing(text) else text
 
-        entry = Entry(record[label].strip(), cell(patient), cell(site), date_of(cell(date)))
+        said = record[label].strip() if labels and label is not None else None
+        entry = Entry(said, cell(patient), cell(site), date_of(cell(date)))
         if patient is not None and not entry.patient:
             table.findings.append(Finding(f"{name}#{number}", "quarantined", "no-patient-key", "the row names no patient"))
         else:

@@ -11,7 +11,10 @@ from hepdist.ingest.labels_table import LabelTable
 from hepdist.ingest.sample import Finding
 from hepdist.ingest.spec import IngestSpec
 
-UNLISTED = ("unknown-patient", "no row of the label table names it, so that its patient is not known; patient_pattern=REGEX may tell")
+UNLISTED = (
+    "unknown-patient",
+    "no row of the table that names patients is of it, so that its own is not known; patient_pattern=REGEX may tell",
+)
 
 
 @dataclass(frozen=True)

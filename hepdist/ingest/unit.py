@@ -114,7 +114,7 @@ class UnitReader:
             study=of("study", sample.study) if sample.study else "",
             series=of("series", sample.series) if sample.series else "",
             site=of("site", sample.site) if sample.site else "",
-            called=tuple(of("sample", name) for name in image_names(sample.key)),
+            called=tuple(of("sample", name) for name in image_names(sample.key, sample.patient)),
             image=arrays.put(image) if image is not None else None,
             mask=arrays.put(mask.astype(np.uint8, copy=False)) if mask is not None else None,
             content=content_of(image) if image is not None else "",

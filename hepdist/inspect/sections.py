@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from rich import box
@@ -12,6 +14,10 @@ from rich.text import Text
 
 from hepdist.inspect.facts import Facts, SplitFacts
 from hepdist.shards.manifest import Manifest
+
+NUMBER = re.compile(r"\d+")
+MOST_ALIKE = 3
+"""Lines that differ in numbers alone, before they become one."""
 
 
 @dataclass(frozen=True)
@@ -103,8 +109,20 @@ def _visits(facts: Facts) -> Section:
     return Section(title, ("column", "kind", "unit", "missing", "categories"), tuple(rows))
 
 
+def _folded(left_out: Iterable[tuple[str, str, str, int]]) -> Iterator[tuple[str, str, str, int]]:
+    """One line in place of many that differ in numbers alone, such as a table's columns that were not asked for."""
+    alike: dict[tuple[str, str, str], list[tuple[str, int]]] = {}
+    for outcome, check, reason, files in left_out:
+        alike.setdefault((outcome, check, NUMBER.sub("0", reason)), []).append((reason, files))
+    for (outcome, check, _), each in alike.items():
+        if len(each) <= MOST_ALIKE:
+            yield from ((outcome, check, reason, files) for reason, files in each)
+        else:
+            yield outcome, check, f"{each[0][0]}; {len(each) - 1} more like it", sum(files for _, files in each)
+
+
 def _left_out(facts: Facts) -> Section:
-    rows = tuple((outcome, check, f"{files:,}", reason) for outcome, check, reason, files in facts.left_out)
+    rows = tuple((outcome, check, f"{files:,}", reason) for outcome, check, reason, files in _folded(facts.left_out))
     found = ", ".join(f"{files:,} {outcome}" for outcome, files in facts.outcomes.items()) or "no audit"
     return Section(
         "files left out", ("outcome", "check", "files", "reason"), rows, f"{sum(facts.outcomes.values()):,} files found: {found}"
