@@ -158,6 +158,7 @@ def test_a_search_whose_trials_all_fail_ends_with_the_commonest_error(cohort, tm
         tune(recipe(cohort, tmp_path, "hopeless", broken))
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1200)  # 556 s at load 15
 def test_losers_of_a_population_go_on_from_a_donors_weights_with_another_learning_rate(cohort, tmp_path):
     search = {
@@ -190,6 +191,7 @@ def weights_at_the_end(run: Path) -> str:
     return sha256_of(newest_first(run / "checkpoints")[0] / "model.safetensors")
 
 
+@pytest.mark.slow
 def test_hyperband_pauses_trials_and_those_that_go_on_are_the_runs_that_nobody_paused(cohort, tmp_path):
     space = {"cnn.width": [4, 8], "cnn.depth": 2}
     search = {"families": ["cnn"], "scheduler": "hyperband", "reduction": 2, "trials": 8, "concurrent": 0, "space": space}
@@ -234,6 +236,7 @@ def test_asha_trains_on_what_is_best_at_each_rung_and_says_why_the_others_end(co
     assert not evidence.settled(left)
 
 
+@pytest.mark.slow
 def test_asha_under_a_budget_trains_some_to_the_end_before_it_has_tried_all(cohort, tmp_path):
     search = {"families": ["cnn"], "scheduler": "asha", "grace": 1, "reduction": 2, "trials": 12, "concurrent": 1, "device_hours": 1.0}
     trials = read_trials(tune(recipe(cohort, tmp_path, "budget", search)))
