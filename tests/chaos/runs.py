@@ -9,7 +9,7 @@ import sys
 import uuid
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import psutil
@@ -54,19 +54,24 @@ def watch(run: Path, undisturbed: Path, workers: Callable[[], list[psutil.Proces
 
 
 def until_all_came(moments: list[Moment], run: Callable[[str, list[Moment]], list[Killed]]) -> list[Killed]:
-    """The kills of as many runs as it takes until each of the moments has come about: the end of a run may come before some of them.
+    """The kills of as many runs as it takes until each of the moments has come about: what it waits for may be over too soon to be seen, and
+    the end of a run comes before the moments that are left. Each next run strikes sooner after a phase has begun.
 
     run: of a name and the moments that are left, in their order; returns those that came about.
     """
     kills: list[Killed] = []
     for attempt in range(ATTEMPTS):
-        came = {killed.moment for killed in kills}
-        left = [moment for moment in moments if moment not in came]
+        came = {_drawn(killed.moment) for killed in kills}
+        left = [replace(moment, delay=moment.delay / 2**attempt) for moment in moments if _drawn(moment) not in came]
         if not left:
             break
         kills += run(f"run{attempt}", left)
-    assert {killed.moment for killed in kills} == set(moments)
+    assert {_drawn(killed.moment) for killed in kills} == {_drawn(moment) for moment in moments}
     return kills
+
+
+def _drawn(moment: Moment) -> tuple[str, float, float]:
+    return moment.phase, moment.progress, moment.whom
 
 
 def noted(kind: str, seed: int, kills: list[Killed]) -> None:
