@@ -259,3 +259,5 @@ def test_the_conclusion_names_other_scores_that_differ_and_the_direction_of_erro
     assert "A is better, by more than chance explains, though the interval" in conclusion(Comparison([unlikely], 60, 60, None), "A", "B")
     unknown = Row("auroc", "", 1.0, 0.9, 0.1, nan, nan, nan, "DeLong's test")
     assert "These cases can't say whether that is chance." in conclusion(Comparison([unknown], 9, 9, None), "A", "B")
+    undefined = Row("auroc", "", nan, nan, nan, nan, nan, nan, "DeLong's test")
+    assert conclusion(Comparison([undefined], 9, 9, None), "A", "B").startswith("AUROC can't be told from these 9 cases of 9 patients")

@@ -13,8 +13,8 @@ from scipy.stats import t
 from sklearn.metrics import roc_auc_score
 from visits import cohort_of_visits
 
-from hepdist.errors import RecipeError
-from hepdist.evaluation.crossval import FoldScores, compare, crossval, folds_of
+from hepdist.errors import RecipeError, RunError
+from hepdist.evaluation.crossval import FoldScores, compare, crossval, folds_of, summary
 from hepdist.recipe import Recipe
 from hepdist.shards.manifest import Manifest
 from hepdist.spec import parse
@@ -93,3 +93,21 @@ def test_the_corrected_t_test_widens_the_variance_by_the_test_share():
     assert found.mean == pytest.approx(d.mean()) and found.p == pytest.approx(2 * t.sf(statistic, 14))
     assert found.t_low < found.mean < found.t_high and found.low < found.high
     assert compare(one, one).p == 1.0
+
+
+def test_resamples_and_folds_without_a_score_are_left_out():
+    """Three of 40 patients are positive and all are told apart: no resample has less than the full AUROC, and some have none."""
+    table = pd.DataFrame(
+        [
+            {"repeat": repeat, "fold": i % 3, "sample_id": f"s{i}", "patient": f"p{i}", "label": int(i < 3)}
+            | {"probability_0": 1.0 - (i < 3), "probability_1": float(i < 3)}
+            for repeat in range(3)
+            for i in range(40)
+        ]
+    )
+    found = FoldScores.of(table, 2, resamples=500)
+    assert np.isnan(found.drawn["auroc"]).any() and np.nanmin(found.drawn["auroc"]) == 1.0
+    assert summary(table, 2, 500, 0)["auroc_ci"] == [1.0, 1.0]
+    lone = FoldScores({"auroc": np.array([0.9, math.nan])}, {"auroc": np.array([0.9, 0.9])}, 4, 4, 1.0)
+    with pytest.raises(RunError, match="auroc is defined in 1 of the folds"):
+        compare(lone, lone)

@@ -233,6 +233,11 @@ def test_the_interval_of_a_mean_over_few_patients_is_as_wide_as_students() -> No
     assert expanded_level(1) == 0.95
 
 
+def test_one_patient_has_no_interval():
+    bound = intervals(lambda w: {"mean": w @ np.arange(6.0) / w.sum(axis=1)}, np.array(["p"] * 6), 50, seed=0)["mean"]
+    assert np.isnan(bound.low) and np.isnan(bound.high) and bound.skipped == 50
+
+
 def test_resamples_with_one_class_are_skipped_and_counted() -> None:
     label, score, patient = np.array([0, 0, 0, 1]), np.array([0.1, 0.6, 0.3, 0.5]), np.array(list("abcd"))
     weights = np.concatenate(list(resampled_weights(patient, 500, seed=0)))

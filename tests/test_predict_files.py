@@ -21,6 +21,7 @@ from hepdist.cli import main
 from hepdist.errors import RunError
 from hepdist.inference.predictor import Predictor
 from hepdist.inference.run import predict
+from hepdist.ingest import ingest
 from hepdist.jobs.order import order
 
 salt, chest = predictors.salt, predictors.chest
@@ -96,6 +97,44 @@ def test_the_same_command_leaves_finished_cases_alone_and_takes_up_new_and_chang
     changed.write_bytes(bytes(data))
     predict(str(chest), str(source), str(out))
     assert sum(path.stat().st_mtime_ns != time for path, time in before.items()) == 1
+
+
+def test_files_of_cases_that_are_gone_go_with_them_and_come_back_with_them(chest, tmp_path):
+    source, out = radiographs(tmp_path / "in"), tmp_path / "out"
+    whole = predict(str(chest), str(source), str(out)).table
+    gone = sorted(source.iterdir())[0]
+    kept = gone.read_bytes()
+    gone.unlink()
+    fewer = predict(str(chest), str(source), str(out)).table
+    assert len(fewer) == 2
+    for folder, column in (("overlays", "overlay"), ("dicom", "sr")):
+        assert {f"{folder}/{path.name}" for path in (out / folder).iterdir()} == set(fewer[column])
+    gone.write_bytes(kept)
+    pd.testing.assert_frame_equal(predict(str(chest), str(source), str(out)).table, whole)
+    assert all((out / name).is_file() for column in ("overlay", "sr") for name in whole[column])
+
+
+def test_an_output_inside_the_input_is_refused(chest, tmp_path, capsys):
+    source = radiographs(tmp_path / "in")
+    assert main(["predict", str(chest), str(source), str(source / "out")]) == 1
+    assert "lies inside the input, which would be read with it the next time; choose a folder beside" in capsys.readouterr().err
+    assert not (source / "out").exists()
+
+
+def test_a_cohort_that_was_ingested_anew_is_predicted_anew(tmp_path):
+    picture_cohort(tmp_path / "png", tmp_path / "cohort")
+    run = saved_run(tmp_path / "run", tmp_path / "cohort", "segmentation", UNET)
+    arguments = (str(run), str(tmp_path / "cohort"), str(tmp_path / "out"), ["overlays=false"])
+    assert len(predict(*arguments).table) == 10
+    for number in range(10):
+        if number % 2:
+            (tmp_path / f"png/images/{number}.png").unlink()
+            (tmp_path / f"png/masks/{number}.png").unlink()
+    shutil.rmtree(tmp_path / "cohort")
+    ingest(str(tmp_path / "png"), str(tmp_path / "cohort"), ["near_identical=false"])
+    again = predict(*arguments).table
+    assert len(again) == 5
+    pd.testing.assert_frame_equal(again, predict(arguments[0], arguments[1], str(tmp_path / "fresh"), arguments[3]).table)
 
 
 def test_a_case_that_was_cut_off_is_done_again(chest, tmp_path, monkeypatch):

@@ -31,11 +31,14 @@ def intervals(
 
     scores: from weight float64[r, n] to arrays [r] or [r, classes] by name. Rows of a patient are drawn together, since they are
     not independent: an interval over rows would be too narrow (Field & Welsh, 2007). With few patients percentiles are too narrow, and are
-    taken further out (`expanded_level`).
+    taken further out (`expanded_level`); of one patient nothing can be said of others, so the bounds are nan.
     """
-    level = expanded_level(len(np.unique(patient)))
+    patients = len(np.unique(patient))
+    level = expanded_level(patients)
     blocks = [scores(weight) for weight in resampled_weights(patient, resamples, seed)]
     drawn = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+    if patients < 2:
+        drawn = {name: np.full_like(values, np.nan) for name, values in drawn.items()}
     return {name: percentile_interval(values, level) for name, values in drawn.items()}
 
 

@@ -67,6 +67,8 @@ def conclusion(found: Comparison, first: str, second: str) -> str:
     """The outcome for the primary score, and what else differs, for who reads no further."""
     main = found.rows[0]
     cases = f"{counted(found.n, 'case')} of {counted(found.patients, 'patient')}"
+    if main.first != main.first or main.second != main.second:
+        return f"{main.title} can't be told from these {cases}, which lack what it compares, such as a second class; choose another split."
     both = f"{main.title} is {number(main.first, main.unit)} for {first} and {number(main.second, main.unit)} for {second}, on the same {cases}"
     span = f"95 % interval {_signed(main.low)} to {_signed(main.high, main.unit)}" if main.low == main.low else "no interval"
     if main.p != main.p:

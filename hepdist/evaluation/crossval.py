@@ -166,6 +166,9 @@ def compare(one: FoldScores, other: FoldScores, score: str = "auroc") -> Differe
     from scipy.stats import t
 
     difference = one.by_fold[score] - other.by_fold[score]
+    difference = difference[~np.isnan(difference)]  # folds of one class have no AUROC
+    if len(difference) < 2:
+        raise RunError(f"{score} is defined in {len(difference)} of the folds, which says nothing of a difference; take fewer folds")
     n, mean = len(difference), float(difference.mean())
     error = math.sqrt((1 / n + one.test_share) * difference.var(ddof=1))
     reach = float(t.ppf(0.975, n - 1)) * error
@@ -186,6 +189,7 @@ def _table(
 
 
 def _mean_defined(values: Floats) -> Floats:
-    """Mean over folds of float64[folds, resamples], nan left out."""
+    """Mean over folds of float64[folds, resamples], nan left out; nan where no fold has a value."""
     there = ~np.isnan(values)
-    return np.where(there, values, 0.0).sum(0) / np.maximum(there.sum(0), 1)
+    counted = there.sum(0)
+    return np.where(counted > 0, np.where(there, values, 0.0).sum(0) / np.maximum(counted, 1), np.nan)

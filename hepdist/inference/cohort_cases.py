@@ -27,6 +27,8 @@ class CohortCases:
         """split: None takes all. Raises CohortError and RunError."""
         self._cohort = cohort
         self.manifest = manifest = Manifest.load(cohort)
+        self.stamp = manifest.sha256()
+        """Of the cohort: one that was ingested anew at the same place is another input."""
         for name in [name for names in INPUTS.values() for name in names if name in signature.fields]:
             if name not in manifest.fields:
                 raise RunError(f"cohort '{manifest.name}' has no '{name}', which the model reads; choose a cohort of its kind")

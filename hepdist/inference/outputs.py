@@ -17,7 +17,7 @@ from hepdist.ingest.files import Files
 from hepdist.ingest.pseudonym import Pseudonyms
 from hepdist.place import Place
 
-DICOM, MASKS, ENTROPY, RESTORED, OVERLAYS = "dicom", "masks", "entropy", "restored", "overlays"
+FOLDERS = DICOM, MASKS, ENTROPY, RESTORED, OVERLAYS = "dicom", "masks", "entropy", "restored", "overlays"
 """Folders of what is written. The first one's files carry identities, the others' pseudonyms alone."""
 Row = dict[str, Any]
 

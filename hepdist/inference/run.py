@@ -13,12 +13,13 @@ import pandas as pd
 from hepdist.errors import RunError
 from hepdist.inference.cohort_cases import CohortCases, is_cohort
 from hepdist.inference.identity import Identity
+from hepdist.inference.outputs import FOLDERS
 from hepdist.inference.page import write_page
 from hepdist.inference.predictor import Predictor
 from hepdist.inference.reading import Reading
 from hepdist.inference.spec import ASIDE, PredictSpec, parse_predict
 from hepdist.inference.spread import Spread, spread
-from hepdist.inference.work import Record, Setting, Work
+from hepdist.inference.work import DONE, Record, Setting, Work, marker
 from hepdist.ingest.audit import AUDIT, Audit, row_of
 from hepdist.ingest.files import Files
 from hepdist.ingest.pipeline import SMALL_BYTES, SMALL_FILES
@@ -52,6 +53,7 @@ def predict(
     command again goes on where it stopped, and takes up files that are new or have changed. Raises HepdistError.
     """
     spec, others = parse_predict(list(options))
+    _refuse_inside(source, out)
     report = progress or (lambda done, total: None)
     predictor = Predictor(_runs(runs), tta=spec.tta, dropout_samples=spec.dropout_samples)
     identity, signature, place = Identity.of(predictor), predictor.signature, place_of(out)
@@ -64,10 +66,9 @@ def predict(
     with spread(spec, _is_small(source, cohort)) as where:
         reading = CohortCases(absolute(source), signature, split) if cohort else Reading(source, signature, others, names, where.headers)
         place.write(STATED, json.dumps(stated, indent=1).encode())
-        stamp = "" if isinstance(reading, CohortCases) else reading.stamp
         setting = Setting(
             tuple(absolute(run) for run in _runs(runs)), where.device, where.threads, spec.tta, spec.dropout_samples, spec.overlays,
-            spec.dicom, spec.identify, names.of("signature", json.dumps([stated, stamp])),
+            spec.dicom, spec.identify, names.of("signature", json.dumps([stated, reading.stamp])),
         )  # fmt: skip
         records = _records(where, reading, (reading, _anywhere(place), names, setting), predictor, report)
     audit = Audit()
@@ -76,7 +77,8 @@ def predict(
             audit.add(row_of(finding, names, reading.files.sha256))
     for row in (row for record in records for row in record.audit):
         audit.add(row)
-    table = pd.DataFrame([row for record in records for row in record.rows])
+    rows = [row for record in records for row in record.rows]
+    table = pd.DataFrame(rows)
     if len(table):
         table = table.sort_values("sample_id", ignore_index=True)
     with place.writing(AUDIT) as path:
@@ -84,6 +86,9 @@ def predict(
     _write_table(place, table)
     if spec.identify:
         _write_keys(place, [key for record in records for key in record.keys])
+    _sweep(
+        place, {cell for row in rows for cell in row.values() if isinstance(cell, str)} | {marker(names, item) for item in reading.items}
+    )
     counts = audit.counts() if isinstance(reading, Reading) else {}
     place.write(STATED, json.dumps({**stated, "cases": len(table), "files": counts}, indent=1).encode())
     summary = Summary(table, counts, identity, write_page(place, table, counts, identity, spec.embed))
@@ -134,6 +139,22 @@ def _refuse_other(place: Place, stated: dict[str, Any]) -> None:
     for key, what in (("model", "by another model"), ("source", "of another input"), ("options", "with other options")):
         if before.get(key) != json.loads(json.dumps(stated[key])):
             raise RunError(f"'{place}' holds predictions {what}; choose another folder, or remove it")
+
+
+def _refuse_inside(source: str, out: str) -> None:
+    """Raises RunError where the output lies in the input: its own pictures would be cases the next time."""
+    place = place_of(out)
+    if place.folder is not None and Path(source).is_dir() and place.folder.resolve().is_relative_to(Path(source).resolve()):
+        raise RunError(
+            f"output '{out}' lies inside the input, which would be read with it the next time; choose a folder beside '{source}'"
+        )
+
+
+def _sweep(place: Place, kept: set[str]) -> None:
+    """Remove files of cases that are gone from the input, and of answers that have changed, such as a SEG in which nothing is found any more."""
+    for folder in (*FOLDERS, DONE):
+        for name in [name for name in place.names(f"{folder}/") if name not in kept]:
+            place.remove(name)
 
 
 def _is_small(source: str, cohort: bool) -> bool:

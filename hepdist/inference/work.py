@@ -116,7 +116,7 @@ class Work:
         return Record.load(data, self._setting.signature, self._hashes(item))
 
     def _marker(self, item: Any) -> str:
-        return f"{DONE}/{self._names.of('item', repr(item))}.json"
+        return marker(self._names, item)
 
     def _hashes(self, item: Any) -> dict[str, str]:
         """sha256 of the item's files by pseudonym; of the whole source where its items share one file."""
@@ -138,6 +138,11 @@ class Work:
             return {"patient": sample.patient, "study": "", "series": ""}
         raw = {"patient": sample.patient, "study": sample.study, "series": sample.series}
         return {kind: self._names.of(kind, value) if value else "" for kind, value in raw.items()}
+
+
+def marker(names: Pseudonyms, item: Any) -> str:
+    """The name of an item's record."""
+    return f"{DONE}/{names.of('item', repr(item))}.json"
 
 
 def _raw(sample: Sample, sample_id: str, keys: dict[str, str]) -> dict[str, str]:
