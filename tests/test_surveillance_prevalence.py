@@ -56,3 +56,11 @@ def test_the_interval_holds_what_it_promises() -> None:
         found = corrected(positive, 300, Accuracy(rng.binomial(80, 0.9) / 80, rng.binomial(120, 0.94) / 120, 80, 120))
         inside += found.low <= 0.15 <= found.high
     assert 0.93 <= inside / 2000 <= 0.98
+
+
+def test_accuracy_from_so_few_that_it_may_be_none_bounds_nothing() -> None:
+    """One success and one failure more make 3/4 of 2 of 2; with a specificity of 1/4 the sum is 1, with less it is below."""
+    for accuracy in (Accuracy(1, 0.25, 2), Accuracy(1, 0.05, 1, 1000)):
+        found = corrected(30, 40, accuracy)
+        assert (found.low, found.high) == (0.0, 1.0)
+    assert corrected(30, 40, Accuracy(1, 0.26, 2)).high <= 1.0

@@ -193,19 +193,34 @@ def test_expected_false_alarms_are_the_sum_over_judgements() -> None:
     assert false_alarms(judged, spec) == pytest.approx(10 * 0.01 + 5 * 0.003)
 
 
-def test_accuracy_and_threshold_come_from_a_run(tmp_path: Path) -> None:
-    run = tmp_path / "runs" / "r"
-    run.mkdir(parents=True)
+def a_run(folder: Path, temperature: float = 1.0) -> Path:
+    """What a run says of six patients of two classes, before scaling."""
+    folder.mkdir(parents=True)
     block = {"sensitivity": 0.75, "specificity": 0.5, "classes": {"healthy": 2, "hepatitis": 4}}
-    (run / "result.json").write_text(
-        json.dumps({"split": {"test": block}, "threshold": {"value": 0.4, "rule": "fixed"}, "positive": "hepatitis"})
-    )
+    result = {"split": {"test": block}, "threshold": {"value": 0.4, "rule": "fixed"}, "positive": "hepatitis"}
+    (folder / "result.json").write_text(json.dumps(result | {"calibration": {"temperature": temperature}}))
     frame = pd.DataFrame({"split": "test", "label": [1, 1, 1, 1, 0, 0], "probability_1": [0.9, 0.5, 0.45, 0.1, 0.42, 0.2]})
-    frame.to_parquet(run / "predictions.parquet")
+    frame.to_parquet(folder / "predictions.parquet")
+    return folder
+
+
+def test_accuracy_and_threshold_come_from_a_run(tmp_path: Path) -> None:
+    run = a_run(tmp_path / "run")
     from hepdist.surveillance.accuracy import classifier
 
     assert classifier(parse_options([f"run={run}"])) == (0.4, Accuracy(0.75, 0.5, 4, 2))
     assert classifier(parse_options([f"run={run}", "threshold=0.48"])) == (0.48, Accuracy(0.5, 1.0, 4, 2))
+
+
+def test_the_threshold_of_a_run_is_that_of_the_probabilities_that_predict_writes(tmp_path: Path) -> None:
+    """Scaled by a temperature of 1/2, odds are squared."""
+    from hepdist.surveillance.accuracy import classifier
+
+    run = a_run(tmp_path / "run", temperature=0.5)
+    threshold, accuracy = classifier(parse_options([f"run={run}"]))
+    assert threshold == pytest.approx(0.4**2 / (0.4**2 + 0.6**2)) and accuracy == Accuracy(0.75, 0.5, 4, 2)
+    at = 0.48**2 / (0.48**2 + 0.52**2)
+    assert classifier(parse_options([f"run={run}", f"threshold={at}"]))[1] == Accuracy(0.5, 1.0, 4, 2)
 
 
 def test_accuracy_is_that_of_a_run_as_evaluation_writes_it(tmp_path: Path) -> None:

@@ -99,8 +99,9 @@ def test_all_kinds_of_tables_give_the_same(suffix: str, tmp_path: Path) -> None:
 
 def test_named_case_values_make_all_others_none(tmp_path: Path) -> None:
     path = table(tmp_path / "v.csv", "date,site,class\n2024-05-01,A,hepatitis B\n2024-05-01,A,hepatitis C\n2024-05-01,A,healthy\n")
-    reports, _ = read(path, "case=class", "positive=hepatitis B, hepatitis C")
-    assert [report.cases for report in reports.rows] == [1, 1, 0]
+    for positive in ("hepatitis B, hepatitis C", "Hepatitis b,HEPATITIS C,hepatitis E"):
+        reports, _ = read(path, "case=class", f"positive={positive}")
+        assert [report.cases for report in reports.rows] == [1, 1, 0]
 
 
 def test_counts_are_checked_and_summed_by_week(tmp_path: Path) -> None:
@@ -121,6 +122,13 @@ def test_a_week_that_is_not_over_is_not_whole(tmp_path: Path) -> None:
     counts = weekly(read(path)[0])
     assert (counts.weeks, counts.whole) == (3, 2)
     assert weekly(read(path, "until=2024-05-19")[0]).whole == 3
+
+
+def test_the_last_week_of_persons_told_by_week_is_whole(tmp_path: Path) -> None:
+    rows = "".join(f"2024-W{week},A,1\n" for week in (19, 20))
+    assert read(table(tmp_path / "w.csv", f"date,site,case\n{rows}"))[0].until == date(2024, 5, 19)
+    days = "".join(f"{day},A,1\n" for day in ("2024-05-06", "2024-05-13"))  # Mondays, which say nothing of the days after
+    assert read(table(tmp_path / "d.csv", f"date,site,case\n{days}"))[0].until == date(2024, 5, 13)
 
 
 def report(row: int, day: str, patient: str, cases: int = 1, site: str = "A") -> Report:
@@ -152,6 +160,12 @@ def test_a_patients_case_counts_once_in_so_many_days() -> None:
         ("date,site,case\n2024-01-01,A,1\n", ["site=clinic"], "no column 'clinic'; give site=COLUMN, one of: date, site, case"),
         ("date,site,case\n2030-01-01,A,1\n", [], "no row of the table counts"),
         ("date,date,case\n2024-01-01,A,1\n", [], "have the same name"),
+        (
+            "date,site,case\n2024-01-01,A,1\n2024-01-01,All Sites,1\n",
+            [],
+            "rows of 'all sites', which would count what the sites' own rows count",
+        ),
+        ("date,case\n2024-01-01,QXKZJVWP\n", ["positive=hepatitis E"], "no row has 'hepatitis E' in column 'case'; give positive="),
         ("date,site,case\n" + "".join(f"2024-01-01,QXKZJVWP{i},1\n" for i in range(501)), [], "501 different sites"),
     ],
 )

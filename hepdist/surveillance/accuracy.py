@@ -1,13 +1,19 @@
-"""The classifier's threshold, sensitivity and specificity: as given, or from a hepdist run's result.json and predictions.parquet."""
+"""The classifier's threshold, sensitivity and specificity: as given, or from a hepdist run's result.json and predictions.parquet.
+
+Probabilities are those of `hepdist predict`, scaled by the run's temperature; what a run says of itself was measured before scaling.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from hepdist.errors import RecipeError, RunError
+from hepdist.evaluation.calibration import apply_temperature, decisions_of
 from hepdist.evaluation.result import read_result
 from hepdist.surveillance.prevalence import Accuracy
 from hepdist.surveillance.spec import SurveilSpec
@@ -37,18 +43,26 @@ def _of_run(folder: Path, split: str, wanted: float | None) -> tuple[float, Accu
         raise RunError(
             f"run '{folder.name}' is no classifier of two classes; give sensitivity=, specificity= and threshold= instead of run="
         )
-    threshold = float(result["threshold"]["value"])
+    fixed, temperature = decisions_of(folder)
+    threshold = float(_scaled(np.array([fixed]), temperature)[0])
     if wanted is None or wanted == threshold:
         cases = int(block["classes"][result["positive"]])
         accuracy = Accuracy(block["sensitivity"], block["specificity"], cases, sum(block["classes"].values()) - cases)
     else:
-        accuracy = _at(folder, split, wanted, list(block["classes"]).index(result["positive"]))
+        accuracy = _at(folder, split, wanted, list(block["classes"]).index(result["positive"]), temperature)
     if accuracy.sensitivity + accuracy.specificity <= 1:
         raise RecipeError(f"surveil key 'run': sensitivity + specificity of '{folder.name}' is 1 or less, so its results say nothing")
     return wanted or threshold, accuracy
 
 
-def _at(folder: Path, split: str, threshold: float, positive: int) -> Accuracy:
+def _scaled(probability: NDArray[np.float64], temperature: float) -> NDArray[np.float64]:
+    """The positive class's probabilities as `hepdist predict` gives them; unscaled ones stay to the bit."""
+    if temperature == 1:
+        return probability
+    return apply_temperature(np.stack([1 - probability, probability], axis=1), temperature, multilabel=False)[:, 1]
+
+
+def _at(folder: Path, split: str, threshold: float, positive: int, temperature: float) -> Accuracy:
     """At another threshold than the run's own, from its predictions."""
     path = folder / "predictions.parquet"
     if not path.is_file():
@@ -57,7 +71,8 @@ def _at(folder: Path, split: str, threshold: float, positive: int) -> Accuracy:
         )
     table: Any = pd.read_parquet(path, columns=["split", "label", f"probability_{positive}"])
     table = table[(table["split"] == split) & table["label"].notna()]
-    case, called = table["label"] == positive, table[f"probability_{positive}"] >= threshold
+    case = table["label"] == positive
+    called = _scaled(table[f"probability_{positive}"].to_numpy(np.float64), temperature) >= threshold
     if case.all() or not case.any():
         raise RunError(f"split '{split}' of run '{folder.name}' has no two classes to take an accuracy from; choose another run_split")
-    return Accuracy(float(called[case].mean()), float((~called)[~case].mean()), int(case.sum()), int((~case).sum()))
+    return Accuracy(float(called[case].mean()), float((~called[~case]).mean()), int(case.sum()), int((~case).sum()))

@@ -19,10 +19,10 @@ from hepdist.surveillance.judgement import TITLES, Judgement
 from hepdist.surveillance.prevalence import Accuracy, corrected
 from hepdist.surveillance.spec import SurveilSpec
 from hepdist.surveillance.suppress import COMPANION, SHOWN, SMALL, Hidden, hide
+from hepdist.surveillance.table import ALL_SITES
 from hepdist.surveillance.weekly import Weekly
 from hepdist.surveillance.weeks import monday, name_of
 
-ALL_SITES = "all sites"
 DIGITS = 4
 """After the point, of published numbers."""
 TOO_SHORT, NOT_OVER, EARLIER = "too little history", "week not over", "before the judged weeks"

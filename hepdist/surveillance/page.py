@@ -11,12 +11,13 @@ import pandas as pd
 
 import hepdist
 from hepdist.evaluation import drawing
-from hepdist.surveillance.alerts import ALL_SITES, TOO_SHORT, Judged
+from hepdist.surveillance.alerts import TOO_SHORT, Judged
 from hepdist.surveillance.judge import false_alarms
 from hepdist.surveillance.judgement import TITLES
 from hepdist.surveillance.plots import series_plot
 from hepdist.surveillance.prevalence import Accuracy
 from hepdist.surveillance.spec import SurveilSpec
+from hepdist.surveillance.table import ALL_SITES
 
 PAGE = "surveil.html"
 MOST_PLOTS = 60

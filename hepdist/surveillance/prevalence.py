@@ -32,7 +32,8 @@ def corrected(positive: int, tested: int, accuracy: Accuracy, level: float = 0.9
 
     The estimate is that of Rogan and Gladen (Am J Epidemiol 1978, 107:71), cut to 0 and 1. The interval is that of Lang and Reiczigel
     (Prev Vet Med 2014, 113:13, equations 6 to 17): normal around shifted estimates (Agresti and Coull's for the share, one success and
-    one failure added for sensitivity and specificity), whose variance has all three errors.
+    one failure added for sensitivity and specificity), whose variance has all three errors. Where so few cases are behind sensitivity and
+    specificity that their shifted sum is no more than 1, results say nothing of the share: the interval is 0 to 1.
     """
     z = float(norm.isf((1 - level) / 2))
     se, sp = accuracy.sensitivity, accuracy.specificity
@@ -42,6 +43,8 @@ def corrected(positive: int, tested: int, accuracy: Accuracy, level: float = 0.9
     share = (positive + z * z / 2) / n
     se, se_variance = _shifted(se, accuracy.cases)
     sp, sp_variance = _shifted(sp, accuracy.non_cases)
+    if se + sp <= 1:
+        return Prevalence(_cut(value), 0.0, 1.0)
     centre = (share + sp - 1) / (se + sp - 1)
     variance = (share * (1 - share) / n + centre**2 * se_variance + (1 - centre) ** 2 * sp_variance) / (se + sp - 1) ** 2
     shift = 2 * z * z * (centre * se_variance - (1 - centre) * sp_variance)

@@ -17,6 +17,8 @@ YES = frozenset({"1", "1.0", "true", "yes", "y", "positive", "pos", "+", "阳性
 NO = frozenset({"0", "0.0", "false", "no", "n", "negative", "neg", "-", "阴性", "否"})
 ONLY = "all"
 """Name of the one site of a table without sites."""
+ALL_SITES = "all sites"
+"""Name of the series of their sum; no site may have it."""
 MOST_SITES = 500
 YEARS_BACK = 20
 
@@ -96,6 +98,9 @@ def read_reports(path: str, spec: SurveilSpec, threshold: float | None, quaranti
             continue
         patient = record[columns.patient].strip() if columns.patient is not None else ""
         found.append((Report(number, day, site, *read, patient), "W" in record[columns.date]))
+    if spec.positive and columns.kind == "case" and found and not any(report.cases for report, _ in found):
+        column = records.names[columns.value]
+        raise IngestError(f"no row has {' or '.join(map(repr, spec.positive))} in column '{column}'; give positive= values that it holds")
     return _in_time(found, records, columns, spec, quarantine, today)
 
 
@@ -137,12 +142,14 @@ def _columns(names: list[str], spec: SurveilSpec) -> Columns:
 
 
 def _value(columns: Columns, spec: SurveilSpec, threshold: float | None) -> Value:
+    positive = {name.casefold() for name in spec.positive}
+
     def case(record: Sequence[str]) -> tuple[int, int | None] | str:
         text = record[columns.value].strip()
         if not text:
             return "case-missing: it is not said whether this is a case"
-        if spec.positive:
-            return int(text in spec.positive), 1
+        if positive:
+            return int(text.casefold() in positive), 1
         if text.lower() in YES | NO:
             return int(text.lower() in YES), 1
         return "case-unknown: the value means neither case nor none; name the values of cases with positive="
@@ -189,7 +196,8 @@ def _in_time(
             f"no row of the table counts ({len(quarantine.rows)} were left out, most for: {_most(quarantine)}); check the options"
         )
     newest = max(report.day for report, _ in past)
-    until = min(spec.until or (newest if persons else _covered(past, newest)), today)
+    told_by_day = persons and not all(weekly for _, weekly in past)  # of persons all seen on one weekday, the newest day is the last one
+    until = min(spec.until or (newest if told_by_day else _covered(past, newest)), today)
     try:
         earliest = spec.since or until.replace(year=until.year - YEARS_BACK)
     except ValueError:  # 29 February
@@ -205,6 +213,8 @@ def _in_time(
         else:
             kept.append(report)
     sites = {report.site for report in kept}
+    if any(site.casefold() == ALL_SITES for site in sites):
+        raise IngestError(f"the table has rows of '{ALL_SITES}', which would count what the sites' own rows count already; leave them out")
     if not kept:
         raise IngestError(f"no row of the table counts: none is from {earliest} to {until}; check since and until")
     if len(sites) > MOST_SITES:
