@@ -100,8 +100,9 @@ def test_delimiters_quotes_and_marks_are_recognised(tmp_path: Path, name: str, t
     assert read_table(table(tmp_path, text, name)).rows == {"1": {"alt": 3.5}, "2": {"alt": 4.0}}
 
 
-def test_chinese_tables_in_gb18030_are_read(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_bytes("id,性别,姓名\n1,男,王\n2,女,李\n3,男,张\n4,女,赵\n".encode("gb18030"))
+@pytest.mark.parametrize("encoding", ["gb18030", "utf-16", "utf-8-sig"])
+def test_chinese_tables_are_read_in_what_spreadsheets_write(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "a.csv").write_bytes("id,性别,姓名\n1,男,王\n2,女,李\n3,男,张\n4,女,赵\n".encode(encoding))
     emr = read_table(tmp_path / "a.csv")
     assert [(c.name, c.categories) for c in emr.columns] == [("性别", ("女", "男"))]
     assert len(emr.findings) == 1  # the names

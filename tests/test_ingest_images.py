@@ -98,6 +98,19 @@ def test_an_emr_table_of_images_says_whose_they_are(tmp_path, as_labels):
     assert sum(row["check"] == "unknown-patient" for row in audit) == 1
 
 
+def test_chinese_headers_of_a_label_table_are_known(tmp_path):
+    for i in range(12):
+        draw(tmp_path / f"source/{i}.png", i)
+    rows = "".join(f"{i}.png,P{i // 2},{'肝炎' if i % 4 < 2 else '正常'}\n" for i in range(12))
+    (tmp_path / "source/表.csv").write_bytes(f"文件名,患者ID,诊断\n{rows}".encode("gb18030"))
+    manifest = ingest(str(tmp_path / "source"), str(tmp_path / "cohort"), [])
+    assert sum(manifest.counts[split]["patients"] for split in SPLITS) == 6
+    assert {name: sum(manifest.counts[split]["classes"][name] for split in SPLITS) for name in manifest.label_names} == {
+        "正常": 6,
+        "肝炎": 6,
+    }
+
+
 def test_colour_palette_deep_and_transparent_files_become_grey():
     rgb = np.random.default_rng(0).integers(0, 256, (7, 9, 3), dtype=np.uint8)
     luma = np.asarray(Image.fromarray(rgb).convert("L"))

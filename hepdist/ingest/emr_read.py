@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import re
@@ -70,7 +71,7 @@ class Records:
 
 
 def read_records(table: TableFiles, header: tuple[str, ...] = ()) -> Records:
-    """header: column names of a file that has none. Text is UTF-8, else GB 18030, else Windows-1252.
+    """header: column names of a file that has none. Text is UTF-16 where a byte order mark says so, UTF-8, else GB 18030, else Windows-1252.
 
     Raises IngestError where the table as a whole can't be used.
     """
@@ -103,14 +104,15 @@ def read_records(table: TableFiles, header: tuple[str, ...] = ()) -> Records:
 
 
 def _read_text(data: bytes, headless: bool) -> tuple[list[str], list[list[str]]]:
-    for encoding in ("utf-8-sig", "gb18030", "cp1252"):
+    marked = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))  # Excel's "Unicode text"
+    for encoding in ("utf-16",) if marked else ("utf-8-sig", "gb18030", "cp1252"):
         try:
             text = data.decode(encoding)
             break
         except UnicodeDecodeError:
             continue
     else:
-        raise IngestError("the EMR table is no text in UTF-8, GB 18030 or Windows-1252; save it as UTF-8")
+        raise IngestError("the EMR table is no text in UTF-8, UTF-16, GB 18030 or Windows-1252; save it as UTF-8")
     first = text.split("\n", 1)[0]
     delimiter = max(",", "\t", ";", key=first.count)
     try:

@@ -14,13 +14,16 @@ from hepdist.ingest.emr_sequence import read_days, time_column
 from hepdist.ingest.sample import Finding
 from hepdist.ingest.vocabulary import is_ordinary, safe_names
 
-PATIENT_KEYS = ("patient_id", "patientid", "patient", "patient_key", "subject_id", "subject", "mrn")
+PATIENT_KEYS = (
+    "patient_id", "patientid", "patient", "patient_key", "subject_id", "subject", "mrn",
+    "患者id", "患者编号", "患者号", "病人id", "病人编号", "病历号", "病案号",
+)  # fmt: skip
 """Headers that name the patient in any table, as `plain` writes them; the first that is there is taken."""
-FILE_KEYS = ("filename", "file_name", "file", "image", "image_path", "image_id", "path")
+FILE_KEYS = ("filename", "file_name", "file", "image", "image_path", "image_id", "path", "文件名", "影像文件", "图像文件", "影像", "图像")
 """Headers that name an image file in any table."""
 KEYS = {
     "patient": (*PATIENT_KEYS, "pid", "case_id", "case", "id"),
-    "study": ("study_instance_uid", "study_uid", "study_id", "study", "accession_number", "accession"),
+    "study": ("study_instance_uid", "study_uid", "study_id", "study", "accession_number", "accession", "检查号", "检查编号"),
     "image": ("sop_instance_uid", "image_key", *FILE_KEYS),
 }
 """Headers of an EMR table for each kind of key that rows can be joined by."""

@@ -17,9 +17,9 @@ from hepdist.ingest.files import Files, is_hidden
 from hepdist.ingest.sample import Finding
 from hepdist.ingest.spec import IngestSpec
 
-LABEL_KEYS = ("label", "class", "finding", "diagnosis", "target", "category")
-SITE_KEYS = ("site", "institution", "hospital", "center", "centre")
-DATE_KEYS = ("date", "study_date", "acquisition_date")
+LABEL_KEYS = ("label", "class", "finding", "diagnosis", "target", "category", "标签", "类别", "诊断")
+SITE_KEYS = ("site", "institution", "hospital", "center", "centre", "医院", "机构", "院区")
+DATE_KEYS = ("date", "study_date", "acquisition_date", "检查日期", "拍摄日期", "日期")
 DATES = ("%Y%m%d", "%Y/%m/%d", "%d.%m.%Y", "%B %d, %Y", "%b %d, %Y", "%Y-%m", "%Y")
 """Besides ISO 8601; a day such as 01/02/2020 is no date, since it is two. A month or year alone is its first day."""
 
