@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+import hepdist
 from hepdist.errors import IngestError
 from hepdist.ingest import ingest
 from hepdist.ingest.pictures import UnreadablePicture, class_indices, grey
@@ -109,6 +110,23 @@ def test_chinese_headers_of_a_label_table_are_known(tmp_path):
         "正常": 6,
         "肝炎": 6,
     }
+
+
+def test_real_covid_images_take_patients_and_labels_from_their_emr_table(shared_data, tmp_path):
+    rules = Path(hepdist.__file__).parent / "recipes/labels/covid.yaml"
+    options = [
+        f"emr={shared_data / 'covid_cxr/metadata.csv'}",
+        "emr_key=image",
+        "emr_columns=age,sex",
+        f"label_rules={rules}",
+        "size=64,64",
+    ]
+    manifest = ingest(str(shared_data / "covid_cxr/covid_cxr.tar"), str(tmp_path / "cohort"), options)
+    assert sum(manifest.counts[split]["patients"] for split in SPLITS) == 64
+    assert [sum(manifest.counts[split]["classes"][name] for split in SPLITS) for name in ("other", "COVID-19")] == [40, 52]
+    assert int(np.isnan(column(tmp_path / "cohort", manifest, "label")).sum()) == 24
+    missing = column(tmp_path / "cohort", manifest, "emr_missing")
+    assert {c.name: int(missing[:, i].sum()) for i, c in enumerate(manifest.emr)} == {"age": 4, "sex": 7}
 
 
 def test_colour_palette_deep_and_transparent_files_become_grey():
