@@ -97,6 +97,9 @@ def test_an_emr_table_of_images_says_whose_they_are(tmp_path, as_labels):
     assert not column(tmp_path / "cohort", manifest, "emr_missing").any()
     audit = pq.read_table(tmp_path / "cohort/audit.parquet").to_pylist()
     assert sum(row["check"] == "unknown-patient" for row in audit) == 1
+    if not as_labels:  # only to be predicted, the image that no row is of counts, too
+        alone = ingest(str(source), str(tmp_path / "predicted"), [*options, "allow_unlabelled=true"])
+        assert sum(alone.rows(split) for split in SPLITS) == 22
 
 
 def test_chinese_headers_of_a_label_table_are_known(tmp_path):

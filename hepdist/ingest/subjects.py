@@ -38,7 +38,7 @@ def subjects_of(
 
     images: the names by which a table may call each image. patient: what tells patients apart where neither the table nor
     `patient_pattern` does. folders: class by image, where the folders say it. An image has no subject where the table names
-    patients, but not its own.
+    patients, but not its own; unless it is an EMR table and images are only to be predicted, when nothing trains on it.
     """
 
     def by_pattern(pattern: str | None, image: str) -> str | None:
@@ -57,6 +57,7 @@ def subjects_of(
         found[image] = [
             Subject(f"{image}#{e.patient}" if e.patient else image, e.patient or who(image), e.label, e.site, e.date) for e in entries
         ]
-        if not entries and (not table.patients or by_pattern(spec.patient_pattern, image)):
+        alone = not table.patients or (table.quiet and spec.allow_unlabelled) or by_pattern(spec.patient_pattern, image)
+        if not entries and alone:
             found[image] = [Subject(image, who(image))]
     return found, findings
