@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -17,6 +18,7 @@ from hepdist.training.metrics_file import read_metrics
 
 CHANGING = ("tensorboard", "startup.json")
 """What differs between two undisturbed runs: event files carry times in their names."""
+CHECKPOINT = re.compile(r"^checkpoints/samples-\d+/")
 MARK = "HEPDIST_CHAOS"
 """Environment variable that all processes of a command inherit: by it those that outlived the command are found."""
 
@@ -49,9 +51,10 @@ def times_consumed(run: Path, rows: int) -> dict[int, Counter[int]]:
 
 
 def files(run: Path) -> set[str]:
-    """Every file of the run's folder but those that no two runs have alike."""
+    """Every file of the run's folder but those that no two runs have alike; which checkpoints before the last were kept is a matter of how
+    fast they were written, so those of all are named alike."""
     names = (path.relative_to(run) for path in run.rglob("*") if path.is_file())
-    return {str(name) for name in names if name.parts[0] not in CHANGING}
+    return {CHECKPOINT.sub("checkpoints/samples/", str(name)) for name in names if name.parts[0] not in CHANGING}
 
 
 def marked(mark: str) -> list[psutil.Process]:
