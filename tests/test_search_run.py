@@ -121,6 +121,7 @@ def test_another_search_under_the_same_name_is_refused(searched):
         tune(base)
 
 
+@pytest.mark.slow
 def test_workers_of_one_trial_after_another_are_the_same_processes_and_nothing_is_left(cohort, tmp_path):
     folder = tune(
         recipe(cohort, tmp_path, "two", {"trials": 3, "concurrent": 1, "scheduler": "asha", "grace": 1, "reduction": 2}, workers=2)

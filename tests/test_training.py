@@ -117,6 +117,7 @@ def kill_a_worker_after(folder: Path, samples: int, killed: list[int]) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_a_killed_worker_ends_with_the_same_weights_where_ray_data_reads(cohort, tmp_path, undisturbed):
     """tests/chaos does it where the workers read themselves."""
     again, killed = recipe(cohort, tmp_path, "killed", data={"reader": "ray"}, train={"max_failures": 2, "checkpoint_every": 4}), []
