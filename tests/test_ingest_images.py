@@ -102,6 +102,20 @@ def test_an_emr_table_of_images_says_whose_they_are(tmp_path, as_labels):
         assert sum(alone.rows(split) for split in SPLITS) == 22
 
 
+def test_class_folders_label_images_whose_patients_an_emr_table_names(tmp_path):
+    for i in range(20):
+        draw(tmp_path / f"source/{'ill' if i % 4 < 2 else 'well'}/{i}.png", i)
+    table = tmp_path / "t.csv"
+    table.write_text("filename,patient_id,age,telephone\n" + "".join(f"{i}.png,p{i // 2},{i},555{i:04d}\n" for i in range(20)))
+    manifest = ingest(str(tmp_path / "source"), str(tmp_path / "cohort"), [f"emr={table}", "emr_key=image"])
+    assert sum(manifest.counts[split]["patients"] for split in SPLITS) == 10
+    assert {name: sum(manifest.counts[split]["classes"][name] for split in SPLITS) for name in manifest.label_names} == {
+        "ill": 10,
+        "well": 10,
+    }
+    assert [c.name for c in manifest.emr] == ["age"]
+
+
 def test_chinese_headers_of_a_label_table_are_known(tmp_path):
     for i in range(12):
         draw(tmp_path / f"source/{i}.png", i)

@@ -20,7 +20,8 @@ POSITIVES = frozenset({"yes", "y", "1", "true", "positive", "pos", "abnormal", "
 COMMON_WORDS = NEGATIVES | POSITIVES | {"m", "f", "male", "female", "low", "high", "unknown"}
 IDENTIFIERS = re.compile(
     r"(^|_)(id|ids|uid|mrn|ssn|nhs|name|names|surname|forename|initials|address|street|city|zip|zipcode|postcode|phone|mobile|email|mail"
-    r"|fax|url|accession|birth|birthday|dob|date|datetime|timestamp|insurance|passport|rownames|index|row|filename|file|path)(_|$)|^unnamed|姓名|身份证|电话|地址|住院号|病历号"
+    r"|fax|url|accession|birth|birthday|dob|date|datetime|timestamp|insurance|passport|rownames|index|row|filename|file|path)(_|$)|^unnamed|姓名|身份证|电话|手机|地址|住址|住院号|病历号|门诊号|就诊号|登记号|医保|社保|出生|日期"
+    r"|(^|_)(tel|telephone|cell|birthdate|postal|plz)(_|$)|(^|_)(hospital|admission|patient|card|account|record)_(no|number|nr)(_|$)"
 )
 """Header words of columns that identify a person, a day or a row; a number under them would pass for a measurement."""
 UNITS = {

@@ -53,11 +53,13 @@ def subjects_of(
     matched, findings = table.match(images)
     found = {}
     for image in images:
+        beside = (by_pattern(spec.label_pattern, image) or folders.get(image)) if table.quiet else None  # an EMR table says whose, not what
         entries = matched.get(image, [])
         found[image] = [
-            Subject(f"{image}#{e.patient}" if e.patient else image, e.patient or who(image), e.label, e.site, e.date) for e in entries
+            Subject(f"{image}#{e.patient}" if e.patient else image, e.patient or who(image), e.label or beside, e.site, e.date)
+            for e in entries
         ]
         alone = not table.patients or (table.quiet and spec.allow_unlabelled) or by_pattern(spec.patient_pattern, image)
         if not entries and alone:
-            found[image] = [Subject(image, who(image))]
+            found[image] = [Subject(image, who(image), beside)]
     return found, findings
