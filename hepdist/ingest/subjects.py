@@ -56,7 +56,13 @@ def subjects_of(
         beside = (by_pattern(spec.label_pattern, image) or folders.get(image)) if table.quiet else None  # an EMR table says whose, not what
         entries = matched.get(image, [])
         found[image] = [
-            Subject(f"{image}#{e.patient}" if e.patient else image, e.patient or who(image), e.label or beside, e.site, e.date)
+            Subject(
+                f"{image}#{e.patient}" if e.patient else image,
+                e.patient or who(image),
+                beside if e.label is None else e.label,
+                e.site,
+                e.date,
+            )
             for e in entries
         ]
         alone = not table.patients or (table.quiet and spec.allow_unlabelled) or by_pattern(spec.patient_pattern, image)
