@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from hepdist.errors import IngestError
+from hepdist.ingest.called import image_names
 from hepdist.ingest.detect import open_source
 from hepdist.ingest.emr import read_table
 from hepdist.ingest.emr_read import TableFiles
 from hepdist.ingest.files import Files
-from hepdist.ingest.join import image_names, match, read_emr
+from hepdist.ingest.join import match, read_emr
 from hepdist.ingest.pseudonym import Pseudonyms
 from hepdist.ingest.sample import Sample
 from hepdist.ingest.spec import parse_options

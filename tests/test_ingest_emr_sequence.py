@@ -85,7 +85,9 @@ def test_days_are_read_from_numbers_and_dates(texts: list[str], days: list[float
 
 def test_dates_that_could_be_two_days_are_refused_where_they_are_asked_for(tmp_path: Path) -> None:
     assert read_days(["03/04/2020", "05/06/2020"]) is None
-    with pytest.raises(IngestError, match=r"column 2 of the EMR table can't be read as days or dates of visits; write day numbers"):
+    with pytest.raises(
+        IngestError, match=r"column 2 of the EMR table can't be read as days or dates of visits, in one way that leaves no doubt; write"
+    ):
         read(tmp_path, "id,seen,alt\n1,03/04/2020,3\n1,05/06/2020,4\n", time="seen")
 
 

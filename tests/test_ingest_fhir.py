@@ -139,3 +139,12 @@ def test_json_that_is_not_fhir_is_refused(tmp_path: Path) -> None:
     assert table is not None and not is_fhir(table)
     with pytest.raises(IngestError, match="holds no FHIR resource of a patient"):
         read_table(bundle(tmp_path, [{"resourceType": "Medication"}]))
+
+
+def test_a_reference_to_a_version_is_to_its_patient_and_an_unknown_one_to_nobody_else(tmp_path: Path) -> None:
+    """Patients 1 and 2, whose record numbers are the ids of two others that have no resource."""
+    people = [{"resourceType": "Patient", "id": str(i), "identifier": [{"value": str(i + 7)}]} for i in (1, 2)]
+    values = [("Patient/1/_history/3", 10), ("https://server/fhir/Patient/2/_history/1", 20), ("Patient/8", 30), ("Patient/5", 40)]
+    readings = [observation(subject, "1742-6", value, "U/L") for subject, value in values]
+    emr = read_table(bundle(tmp_path, [*people, *readings]))
+    assert {patient: row["alt"] for patient, row in emr.rows.items()} == {"8": 10, "9": 20, "Patient/8": 30, "5": 40}

@@ -7,12 +7,13 @@ from typing import Any
 
 from hepdist.errors import RecipeError
 from hepdist.inference.case import Case
+from hepdist.ingest.called import image_names, rows_by_name
 from hepdist.ingest.detect import open_source
 from hepdist.ingest.emr import EMRTable
 from hepdist.ingest.emr_known import ColumnKey, KnownColumns
 from hepdist.ingest.emr_sequence import pack
 from hepdist.ingest.files import Files
-from hepdist.ingest.join import file_findings, image_names, read_emr, table_of
+from hepdist.ingest.join import file_findings, read_emr, table_of
 from hepdist.ingest.pseudonym import Pseudonyms
 from hepdist.ingest.sample import Finding, Sample
 from hepdist.ingest.spec import IngestSpec, parse_options
@@ -93,6 +94,9 @@ class Reading:
             name = next(iter(inside)) if len(inside) == 1 else table.name
             self.table = read_emr(table, spec, known=known)
             self.findings += [*file_findings(self.table, name), *self.table.findings]
+        rows = self.table.rows if self.table is not None else {}
+        self._rows = rows_by_name(rows) if self._by == "image" else dict(zip(rows, rows, strict=True))
+        """Key of the row by the names of what it may belong to."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name not in ("items", "findings")}
@@ -106,7 +110,7 @@ class Reading:
         if self.table is None:
             return Case(sample)
         keys = {"patient": (sample.patient,), "study": (sample.study,), "image": image_names(sample.key, sample.patient)}[self._by]
-        key = next((key for key in keys if key in self.table.rows), "")
+        key = next((self._rows[name] for name in keys if name in self._rows), "")
         visits = self.table.sequences.get(key)
         return Case(sample, self.table.rows.get(key, {}), pack(visits, self._length) if visits is not None and self._length else None)
 

@@ -11,7 +11,7 @@ import numpy as np
 import hepdist
 from hepdist.errors import IngestError
 from hepdist.ingest.audit import AUDIT, Audit, row_of, rows_of
-from hepdist.ingest.classes import Bad, check_multilabel, name_labels, name_mask_classes
+from hepdist.ingest.classes import Bad, check_multilabel, check_places, name_labels, name_mask_classes
 from hepdist.ingest.clinical import LABELS, Clinical, Evidence, attach, write_evidence
 from hepdist.ingest.columns import Columns, geometry_of
 from hepdist.ingest.emr_known import KnownColumns
@@ -115,12 +115,20 @@ class Build:
         pictured = [s for s in samples if s.image is not None]
         layout = plan_layout(pictured, self.spec) if pictured else None
         geometry = geometry_of(pictured, bool(mask_classes), fit_changes(pictured, layout)) if layout else ()
+        if layout is None and not clinical.columns and not clinical.sequence:
+            raise IngestError(f"there is nothing to learn from, neither an image nor a feature of the EMR table{self._why(clinical)}")
         length = "mm" if any(s.spacing is not None for s in samples) else "source pixels"
         return Columns(
             layout, label_names, self.source.multilabel, mask_classes, mask_values, clinical.columns, clinical.sequence, clinical.visits,
             bool(pictured) and len(pictured) < len(samples), geometry,
             any(s.followup is not None for s in samples), length,
         )  # fmt: skip
+
+    def _why(self, clinical: Clinical) -> str:
+        told = [f.reason for f in (*self.source.findings, *clinical.findings) if f.check == "not-a-feature"]
+        return (
+            f" ({'; '.join(told[:3])}{'; ...' if told[3:] else ''}); emr_dictionary=FILE may declare what its columns are" if told else ""
+        )
 
     def _write_beside(self, samples: list[Staged], clinical: Clinical) -> None:
         """The tables that stand beside the shards."""
@@ -191,6 +199,7 @@ class Build:
             check_multilabel(samples, source.label_names)
             label_names: tuple[str, ...] = source.label_names
         else:
+            check_places(samples, spec.label_names)
             label_names, bad = name_labels(samples, spec.label_names or declared, spec.unlabelled)
             samples = self._without(samples, bad)
         masked, pictured = (

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from hepdist.errors import IngestError
+from hepdist.ingest.emr_columns import says_nothing
 from hepdist.ingest.stage import Staged
 
 Bad = list[tuple[Staged, str, str]]
@@ -21,7 +22,7 @@ def name_labels(
     Without declared names the classes are the values that occur, in natural order. by_place: a label may be the index of a declared name.
     """
     for sample in samples:
-        if isinstance(sample.label, str) and sample.label.strip() in unlabelled:
+        if isinstance(sample.label, str) and sample.label.strip() not in declared and says_nothing(sample.label, unlabelled):
             sample.label = None
     if not any(s.label is not None for s in samples):
         return (), []
@@ -35,6 +36,16 @@ def name_labels(
             bad.append((sample, "label-unknown", f"its label is none of the {len(names)} declared classes"))
         sample.label = index
     return names, bad
+
+
+def check_places(samples: Sequence[Staged], declared: tuple[str, ...]) -> None:
+    """Raises IngestError where labels are numbers that count from 1, which as places in the declared names would all be one off."""
+    labels = {s.label.strip() for s in samples if isinstance(s.label, str)} - set(declared)
+    if declared and labels and all(label.isdecimal() for label in labels) and not any(int(label) == 0 for label in labels):
+        raise IngestError(
+            "the labels are numbers without 0, so that no place among label_names can be meant by them; give label_names as the values are"
+            " written, in their order, or declare the codes' meaning in emr_dictionary=FILE"
+        )
 
 
 def name_mask_classes(samples: Sequence[Staged], declared: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[int, ...], Bad]:

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hepdist.errors import IngestError
-from hepdist.ingest.emr_columns import in_order
+from hepdist.ingest.emr_columns import in_order, plain, says_nothing
 from hepdist.ingest.emr_dictionary import Dictionary
 from hepdist.ingest.emr_features import Feature, declare
 from hepdist.ingest.emr_known import KnownColumns
 from hepdist.ingest.emr_read import Records, TableFiles, read_records
-from hepdist.ingest.emr_rows import Roles, Row, column_index, roles_of, rows_in_use, whole_rows, with_days
+from hepdist.ingest.emr_rows import FILE_KEYS, LABEL_KEYS, Roles, Row, column_index, roles_of, rows_in_use, whole_rows, with_days
 from hepdist.ingest.emr_sequence import Visits
 from hepdist.ingest.emr_values import features_of, values_of
 from hepdist.ingest.fhir import PATIENT, is_fhir, read_fhir
@@ -129,7 +129,10 @@ def _left_out(records: Records, columns: Sequence[str], drop: Sequence[str], kee
     unasked = {index: "is not among those asked for" for index in range(len(names)) if wanted and index not in wanted}
     dropped = {column_index(names, name, "emr_drop"): "is left out by emr_drop" for name in drop}
     texts = {column_index(names, name, "keep_texts"): "is text for labels" for name in keep_texts if name not in records.texts}
-    return unasked | dropped | texts
+    called = [plain(name) for name in names]
+    of_images = not columns and any(plain(key) in called for key in FILE_KEYS)
+    classes = {i: "names the class of an image by its header" for i, name in enumerate(called) if of_images and name in LABEL_KEYS}
+    return classes | unasked | dropped | texts
 
 
 def _labels(
@@ -142,7 +145,7 @@ def _labels(
     declared = declare(roles.label, header, entry.model_copy(update={"type": "category"}), (), None) if entry and entry.categories else None
     labels: dict[str, str] = {}
     for patient, group in groups.items():
-        found = {row.texts[roles.label] for row in group} - {"", *unlabelled}
+        found = {text for row in group if not says_nothing(text := row.texts[roles.label], tuple(unlabelled))}
         number = group[0].number
         where = f"{records.name}#{number}.{roles.label + 1}"
         if isinstance(declared, Feature):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from hepdist.shards.manifest import EMRColumn
 
@@ -15,13 +15,22 @@ MOST_CATEGORIES = 20
 MOSTLY_NUMBERS = 0.95
 """Share of readable numbers from which a column is one: a few typing errors become missing values, not a text column."""
 
-NEGATIVES = frozenset({"no", "n", "0", "false", "negative", "neg", "normal", "healthy", "control", "absent", "benign"})
-POSITIVES = frozenset({"yes", "y", "1", "true", "positive", "pos", "abnormal", "present", "malignant"})
+NEGATIVES = frozenset(
+    {"no", "n", "0", "false", "negative", "neg", "normal", "healthy", "control", "absent", "benign", "-", "(-)", "阴性", "无", "否", "正常"}
+)
+POSITIVES = frozenset(
+    {"yes", "y", "1", "true", "positive", "pos", "abnormal", "present", "malignant", "+", "(+)", "阳性", "有", "是", "异常"}
+)
+PLUSES = frozenset({"+", "++", "+++", "++++", "±", "+-", "+/-"})
+"""Results of a test beside which '-' is one too, and no missing value."""
 COMMON_WORDS = NEGATIVES | POSITIVES | {"m", "f", "male", "female", "low", "high", "unknown"}
 IDENTIFIERS = re.compile(
-    r"(^|_)(id|ids|uid|mrn|ssn|nhs|name|names|surname|forename|initials|address|street|city|zip|zipcode|postcode|phone|mobile|email|mail"
-    r"|fax|url|accession|birth|birthday|dob|date|datetime|timestamp|insurance|passport|rownames|index|row|filename|file|path)(_|$)|^unnamed|姓名|身份证|电话|手机|地址|住址|住院号|病历号|门诊号|就诊号|登记号|医保|社保|出生|日期"
-    r"|(^|_)(tel|telephone|cell|birthdate|postal|plz)(_|$)|(^|_)(hospital|admission|patient|card|account|record)_(no|number|nr)(_|$)"
+    r"(^|_)(id|ids|uid|mrn|ssn|nhs|name|names|surname|forename|initials|address|street|city|zip|zipcode|postcode|postal|plz|residence|domicile"
+    r"|phone|mobile|tel|telephone|cell|email|mail|fax|url|accession|birth|birthday|birthdate|dateofbirth|dob|geburtsdatum|date|datetime|timestamp"
+    r"|insurance|passport|rownames|index|row|filename|file|path|physician|doctor|nurse|radiologist|technician|operator)(_|$)"
+    r"|(^|_)(hospital|admission|patient|card|account|record|visit|case|encounter|bed|room|study|exam|specimen)_(no|number|nr)(_|$)"
+    r"|social_security|^unnamed"
+    r"|姓名|身份证|电话|手机|联系|地址|住址|籍贯|邮编|住院号|病历号|病案号|门诊号|就诊号|登记号|检查号|检验号|标本号|条码|卡号|床号|医保|社保|出生|日期|时间$|医师|医生|护士"
 )
 """Header words of columns that identify a person, a day or a row; a number under them would pass for a measurement."""
 UNITS = {
@@ -33,7 +42,12 @@ _BRACKETS = re.compile(r"^(.*?\S)\s*(?:\[((?:[^\[\]]|\[[^\[\]]*\])+)\]|\(([^()]+
 _LIMIT = re.compile(r"^(?:[<>]=?|[≤≥])\s*(\S+)$")
 _DATE = re.compile(
     r"^\d{4}([-/.])\d{1,2}\1\d{1,2}([T ]\d{1,2}:\d{2}.*)?$|^\d{1,2}([-/.])\d{1,2}\3(\d{4}|\d{2})$|^[A-Za-z]{3,9} \d{1,2}, \d{4}$"
+    r"|^\d{1,2}[-/ .][A-Za-z]{3,9}[-/ .]\d{2,4}$|^\d{4}年\d{1,2}月(\d{1,2}日)?.*$"
 )
+_COMPACT_DATE = re.compile(r"^(19|20)\d{2}(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])(\.0+)?$")
+_LONG = re.compile(r"^\d{7,}(\.0+)?$")
+MOSTLY_DIFFERENT = 0.9
+"""Share of different values from which long whole numbers are taken for identifiers."""
 
 
 def plain(header: str) -> str:
@@ -52,12 +66,22 @@ def name_and_unit(header: str) -> tuple[str, str]:
     return (header, "") if suffix is None else (header[: -len(suffix) - 1], UNITS[suffix])
 
 
-def is_missing(text: str, declared: frozenset[str] = frozenset()) -> bool:
-    """declared: the table's own codes; 999 covers 999.0 too."""
-    if text.lower() in MISSING or text in declared:
+def signed(texts: Iterable[str]) -> bool:
+    """Whether a column holds '+', so that its '-' is negative."""
+    return any(text.strip() in PLUSES for text in texts)
+
+
+def is_missing(text: str, declared: frozenset[str] = frozenset(), signed: bool = False) -> bool:
+    """declared: the table's own codes; 999 covers 999.0 too. signed: of a column whose '-' is negative."""
+    if (text.lower() in MISSING and not (signed and text == "-")) or text in declared:
         return True
     value = number(text) if declared else None
     return value is not None and any(number(code) == value for code in declared)
+
+
+def says_nothing(label: str, unlabelled: tuple[str, ...]) -> bool:
+    """Whether a label means 'not known', whatever its case: tables write TODO, todo and Todo."""
+    return label.strip().casefold() in {text.casefold() for text in ("", *unlabelled)}
 
 
 def number(text: str) -> float | None:
@@ -100,6 +124,11 @@ def describe(header: str, texts: Sequence[str]) -> EMRColumn | str:
     if not texts:
         return "it holds no values"
     name, unit = name_and_unit(header)
+    if sum(bool(_COMPACT_DATE.match(t)) for t in texts) >= MOSTLY_NUMBERS * len(texts):
+        return "it holds dates"
+    long = sum(bool(_LONG.match(t)) for t in texts) >= MOSTLY_NUMBERS * len(texts)
+    if long and not unit and len(set(texts)) >= MOSTLY_DIFFERENT * len(texts):
+        return "it holds long whole numbers, nearly all different, as identifiers do; a dictionary may declare it a number"
     numbers = sum(reading(t)[0] is not None for t in texts)
     if numbers >= MOSTLY_NUMBERS * len(texts):
         return EMRColumn(name, "number", unit)

@@ -12,12 +12,15 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from hepdist.errors import IngestError
+from hepdist.ingest.emr_decimals import with_points
 from hepdist.ingest.files import Files, NoSource, is_hidden
 from hepdist.ingest.sample import Finding
 
 TEXT_KINDS = (".csv", ".tsv", ".tab", ".txt", ".data")
+_Read = tuple[list[str], list[list[str]], list[tuple[str, str, str, str]]]
+"""Header, rows, and (part, outcome, check, reason) of what is left out."""
 TABLE_KINDS = (*TEXT_KINDS, ".parquet", ".xlsx", ".xlsm")
-_DECIMAL_COMMA = re.compile(r"^([-+]?\d+),(\d+)$")
+_HIGH_RUN = re.compile(rb"[\x80-\xff]+")
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,8 @@ class Records:
 
 
 def read_records(table: TableFiles, header: tuple[str, ...] = ()) -> Records:
-    """header: column names of a file that has none. Text is UTF-16 where a byte order mark says so, UTF-8, else GB 18030, else Windows-1252.
+    """header: column names of a file that has none. Text is UTF-16 where a byte order mark says so, UTF-8, else GB 18030 or
+    Windows-1252, whichever its bytes look like. Of an Excel file all sheets of one header are read.
 
     Raises IngestError where the table as a whole can't be used.
     """
@@ -89,7 +93,7 @@ def read_records(table: TableFiles, header: tuple[str, ...] = ()) -> Records:
         data = table.files.read(place)
     except OSError:
         raise IngestError("the EMR table can't be read; check its permissions, and that its archive is whole") from None
-    names, rows = reader(data, bool(header))
+    names, rows, others = reader(data, bool(header))
     if header:
         names = list(header)
     if not names or not rows:
@@ -100,31 +104,40 @@ def read_records(table: TableFiles, header: tuple[str, ...] = ()) -> Records:
     if twice := sorted({name for name in names if names.count(name) > 1}):
         first, second = [i + 1 for i, name in enumerate(names) if name == twice[0]][:2]
         raise IngestError(f"columns {first} and {second} of the EMR table have the same name; rename one")
-    return Records(table.name, names, rows, {table.name: table.files.sha256(place)})
+    findings = [Finding(f"{table.name}#{part}", *said) for part, *said in others]
+    return Records(table.name, names, rows, {table.name: table.files.sha256(place)}, findings)
 
 
-def _read_text(data: bytes, headless: bool) -> tuple[list[str], list[list[str]]]:
-    marked = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))  # Excel's "Unicode text"
-    for encoding in ("utf-16",) if marked else ("utf-8-sig", "gb18030", "cp1252"):
-        try:
-            text = data.decode(encoding)
-            break
-        except UnicodeDecodeError:
-            continue
-    else:
-        raise IngestError("the EMR table is no text in UTF-8, UTF-16, GB 18030 or Windows-1252; save it as UTF-8")
+def _read_text(data: bytes, headless: bool) -> _Read:
+    text = _decoded(data)
     first = text.split("\n", 1)[0]
     delimiter = max(",", "\t", ";", key=first.count)
     try:
         lines = [record for record in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter) if record]
     except csv.Error:
         raise IngestError("the EMR table is no valid CSV") from None
-    if delimiter == ";":  # how spreadsheets write CSV where the comma is the decimal sign
-        lines = [[_DECIMAL_COMMA.sub(r"\1.\2", text.strip()) for text in record] for record in lines]
-    return ([], lines) if headless else (lines[0] if lines else [], lines[1:])
+    header, rows = _split(lines, headless)
+    return header, with_points(rows, sure=delimiter == ";"), []
 
 
-def _read_parquet(data: bytes, headless: bool) -> tuple[list[str], list[list[str]]]:
+def _decoded(data: bytes) -> str:
+    marked = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))  # Excel's "Unicode text"
+    others = ("cp1252", "gb18030") if _is_western(data) else ("gb18030", "cp1252")
+    for encoding in ("utf-16",) if marked else ("utf-8-sig", *others):
+        try:
+            return data.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+    raise IngestError("the EMR table is no text in UTF-8, UTF-16, GB 18030 or Windows-1252; save it as UTF-8")
+
+
+def _is_western(data: bytes) -> bool:
+    """Whether bytes beyond ASCII stand alone between letters, as umlauts do; a Chinese character has two, so that its runs are even."""
+    runs = [len(run) for run in _HIGH_RUN.findall(data)]
+    return sum(length % 2 for length in runs) > len(runs) / 2
+
+
+def _read_parquet(data: bytes, headless: bool) -> _Read:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -133,17 +146,44 @@ def _read_parquet(data: bytes, headless: bool) -> tuple[list[str], list[list[str
     except (pa.ArrowException, OSError):
         raise IngestError("the EMR table is no valid Parquet file") from None
     columns = [[_text(value) for value in column.to_pylist()] for column in table.columns]
-    return table.column_names, [list(record) for record in zip(*columns, strict=True)]
+    return table.column_names, [list(record) for record in zip(*columns, strict=True)], []
 
 
-def _read_excel(data: bytes, headless: bool) -> tuple[list[str], list[list[str]]]:
+def _read_excel(data: bytes, headless: bool) -> _Read:
+    """All sheets of the header that most rows have, one after the other: years or wards are often kept so."""
     import pandas
 
     try:
-        frame = pandas.read_excel(io.BytesIO(data), header=None, dtype=object, engine="openpyxl")
+        frames = pandas.read_excel(io.BytesIO(data), sheet_name=None, header=None, dtype=object, engine="openpyxl")
     except Exception:  # a damaged file can make the reader raise anything
         raise IngestError("the EMR table is no valid Excel file; save it as CSV") from None
-    lines = [[_text(value) for value in record] for record in frame.itertuples(index=False)]
+    alike: dict[tuple[str, ...], list[list[str]]] = {}
+    header_of: dict[int, tuple[str, ...]] = {}
+    for number, frame in enumerate(frames.values(), 1):
+        lines = _untitled([[_text(value) for value in record] for record in frame.itertuples(index=False)])
+        header, rows = _split(lines, headless)
+        if rows:
+            header_of[number] = tuple(header) or (str(len(rows[0])),)  # of sheets without a header, those of as many columns
+            alike.setdefault(header_of[number], []).extend(rows)
+    if not alike:
+        return [], [], []
+    usual = max(alike, key=lambda header: len(alike[header]))
+    others = [
+        (f"sheet {number}", "ignored", "sheet", f"sheet {number} has other columns than those that are read; keep it in a file of its own")
+        for number, header in header_of.items()
+        if header != usual
+    ]
+    return [] if headless else list(usual), with_points(alike[usual], sure=False), others
+
+
+def _untitled(lines: list[list[str]]) -> list[list[str]]:
+    """Without empty rows, and without rows of one cell above the header, which are titles."""
+    filled = [line for line in lines if any(line)]
+    start = next((i for i, line in enumerate(filled) if sum(map(bool, line)) > 1), 0)
+    return filled[start:]
+
+
+def _split(lines: list[list[str]], headless: bool) -> tuple[list[str], list[list[str]]]:
     return ([], lines) if headless else (lines[0] if lines else [], lines[1:])
 
 

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from hepdist.errors import IngestError
-from hepdist.ingest.emr_columns import is_missing, name_and_unit, plain
+from hepdist.ingest.emr_columns import is_missing, name_and_unit, plain, signed
 from hepdist.ingest.emr_dictionary import ColumnEntry, Dictionary
 from hepdist.ingest.emr_read import Records
-from hepdist.ingest.emr_sequence import read_days, time_column
+from hepdist.ingest.emr_sequence import look_like_dates, read_days, time_column
 from hepdist.ingest.sample import Finding
 from hepdist.ingest.vocabulary import is_ordinary, safe_names
 
@@ -21,6 +21,8 @@ PATIENT_KEYS = (
 """Headers that name the patient in any table, as `plain` writes them; the first that is there is taken."""
 FILE_KEYS = ("filename", "file_name", "file", "image", "image_path", "image_id", "path", "文件名", "影像文件", "图像文件", "影像", "图像")
 """Headers that name an image file in any table."""
+LABEL_KEYS = ("label", "class", "finding", "diagnosis", "target", "category", "标签", "类别", "诊断")
+"""Headers of an image's class in any table."""
 KEYS = {
     "patient": (*PATIENT_KEYS, "pid", "case_id", "case", "id"),
     "study": ("study_instance_uid", "study_uid", "study_id", "study", "accession_number", "accession", "检查号", "检查编号"),
@@ -77,14 +79,16 @@ def roles_of(
 def whole_rows(records: Records, roles: Roles, missing: frozenset[str], findings: list[Finding]) -> list[tuple[str, Row]]:
     """The rows of as many fields as the header that name a patient, with that patient. Raises IngestError where there is none."""
     own = {index: frozenset(entry.missing) for index, entry in roles.entries.items() if entry.missing}
+    width = len(records.names)
+    results = {i for i in range(width) if signed(record[i] for record in records.rows if len(record) == width)}
     rows = []
     for number, record in enumerate(records.rows, 1):
         where = f"{records.name}#{number}"
-        if len(record) != len(records.names):
-            reason = f"{len(record)} fields where the header has {len(records.names)}"
+        if len(record) != width:
+            reason = f"{len(record)} fields where the header has {width}"
             findings.append(Finding(where, "quarantined", "ragged-row", reason))
             continue
-        texts = ["" if is_missing(text, missing) else text for text in (t.strip() for t in record)]
+        texts = ["" if is_missing(text, missing, i in results) else text for i, text in enumerate(t.strip() for t in record)]
         for index, codes in own.items():
             if is_missing(texts[index], codes):
                 texts[index] = ""
@@ -103,12 +107,18 @@ def with_days(records: Records, roles: Roles, rows: list[tuple[str, Row]]) -> tu
     if roles.time is None:
         return roles, rows
     days = read_days([row.texts[roles.time] for _, row in rows])
-    if roles.time_asked and days is None:
-        raise IngestError(
-            f"column {roles.time + 1} of the EMR table can't be read as days or dates of visits; write day numbers"
-            " or dates as 2020-01-31, or set emr_time=none"
-        )
     alone = len({patient for patient, _ in rows}) == len(rows)
+    dated = look_like_dates([row.texts[roles.time] for _, row in rows])
+    if days is None and (roles.time_asked or (dated and not alone)):
+        raise IngestError(
+            f"column {roles.time + 1} of the EMR table can't be read as days or dates of visits, in one way that leaves no doubt; write day"
+            " numbers or dates as 2020-01-31, or set emr_time=none to keep one row a patient"
+        )
+    if days is None and not alone:
+        reason = (
+            f"column {roles.time + 1} has the name of a day or date, but most of it can't be read as such, so that its rows are no visits"
+        )
+        records.findings.append(Finding(f"{records.name}#{records.names[roles.time]}", "ignored", "no-date", reason))
     if days is None or (alone and not roles.time_asked):
         return replace(roles, time=None), rows
     return roles, [(patient, replace(row, day=day)) for (patient, row), day in zip(rows, days, strict=True)]

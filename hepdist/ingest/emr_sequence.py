@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import calendar
 import datetime
 import math
 import re
@@ -26,6 +27,10 @@ USUAL_SHARE = 95
 _YEAR_FIRST = re.compile(r"^(\d{4})[-/.年](\d{1,2})[-/.月](\d{1,2})日?(?:[T ].*)?$")
 _COMPACT = re.compile(r"^((?:19|20)\d{2})(\d{2})(\d{2})$")
 _YEAR_LAST = re.compile(r"^(\d{1,2})([-/.])(\d{1,2})\2(\d{4})(?: .*)?$")
+_DAY_MONTH = re.compile(r"^(\d{1,2})[-/ .]+([A-Za-z]{3,9})[-/ .,]+(\d{4})(?: .*)?$")
+_MONTH_DAY = re.compile(r"^([A-Za-z]{3,9})[ .]+(\d{1,2}),? +(\d{4})(?: .*)?$")
+_LIKE_A_DATE = re.compile(r"^(\d{1,4}([-/.])\d{1,2}\2\d{1,4}|\d{1,2}[-/ .]+[A-Za-z]{3,9}[-/ .,]+\d{2,4})( .*)?$")
+_MONTHS = [name.lower() for name in calendar.month_name]
 
 
 @dataclass(frozen=True)
@@ -102,13 +107,19 @@ def read_days(texts: Sequence[str]) -> list[float | None] | None:
     if not present:
         return None
     enough = MOSTLY_DAYS * len(present)
-    formats: tuple[Callable[[str], float | None], ...] = (_compact, number, _year_first)
+    formats: tuple[Callable[[str], float | None], ...] = (_compact, number, _year_first, _named)
     for day_of in formats:
         if sum(day_of(t) is not None for t in present) >= enough:
             return [day_of(t) if t else None for t in texts]
     day_first, month_first = ([_year_last(t, first) for t in texts] for first in ("day", "month"))
     reads = [days for days in (day_first, month_first) if sum(d is not None for d in days) >= enough]
     return reads[0] if len(reads) == 1 or (reads and reads[0] == reads[1]) else None
+
+
+def look_like_dates(texts: Sequence[str]) -> bool:
+    """Whether nearly all texts are dates in some way of writing them, though nobody may know which is the day and which the month."""
+    present = [t for t in texts if t]
+    return bool(present) and sum(bool(_LIKE_A_DATE.match(t)) for t in present) >= MOSTLY_DAYS * len(present)
 
 
 def time_column(names: Sequence[str]) -> int | None:
@@ -141,6 +152,19 @@ def _compact(text: str) -> float | None:
 def _year_first(text: str) -> float | None:
     match = _YEAR_FIRST.match(text)
     return _date(*match.groups()) if match else None
+
+
+def _named(text: str) -> float | None:
+    """3-Jan-2020, 03 January 2020 and January 3, 2020."""
+    if match := _DAY_MONTH.match(text):
+        day, month, year = match.groups()
+    elif match := _MONTH_DAY.match(text):
+        month, day, year = match.groups()
+    else:
+        return None
+    month = "sep" if month.lower() == "sept" else month.lower()
+    index = next((i for i, name in enumerate(_MONTHS) if name and month in (name, name[:3])), None)
+    return None if index is None else _date(year, str(index), day)
 
 
 def _year_last(text: str, first: str) -> float | None:

@@ -66,9 +66,15 @@ class _Found:
     """Resources of kinds that are not read."""
 
     def key(self, reference: str) -> str:
-        """The patient that 'Patient/17', 'https://server/fhir/Patient/17' or 'urn:uuid:...' refers to."""
+        """The patient that 'Patient/17', 'Patient/17/_history/2', 'https://server/fhir/Patient/17' or 'urn:uuid:...' refers to.
+
+        One whose resource isn't there is called by its id, unless that is another patient's record number.
+        """
+        reference = reference.partition("/_history/")[0]
         last = "/".join(reference.split("/")[-2:])
-        return self.keys.get(reference) or self.keys.get(last) or reference.split("/")[-1].removeprefix("urn:uuid:")
+        known = self.keys.get(reference) or self.keys.get(last)
+        alone = reference.split("/")[-1].removeprefix("urn:uuid:")
+        return known or (reference if alone in self.people else alone)
 
 
 def is_fhir(table: TableFiles) -> bool:

@@ -7,24 +7,17 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from hepdist.errors import IngestError
+from hepdist.ingest.called import image_names
+from hepdist.ingest.class_folders import SPLIT_FOLDERS, Folders, told_by_folders
 from hepdist.ingest.files import Files, is_hidden
 from hepdist.ingest.labels_table import find_table
 from hepdist.ingest.pairs import pair
 from hepdist.ingest.pictures import UnreadablePicture, class_indices, grey
 from hepdist.ingest.sample import Finding, Sample
 from hepdist.ingest.spec import IngestSpec
-from hepdist.ingest.subjects import UNLISTED, Subject, subjects_of
+from hepdist.ingest.subjects import UNLISTED, Subject, subjects_of, unmatched
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
-SPLIT_FOLDERS = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-    "testing": "test",
-}
 
 
 def is_picture(name: str) -> bool:
@@ -46,7 +39,7 @@ class Row:
 
 
 class ImageSource:
-    """One sample an image, or one a patient that the label table lists it under. Without a patient column or pattern each image is a patient.
+    """One sample an image, or one a patient that the label table lists it under. Without a patient column, folder or pattern each image is a patient.
 
     Raises IngestError where neither masks nor labels are to be had.
     """
@@ -68,8 +61,10 @@ class ImageSource:
             why = ("hidden-file", "left by an operating system") if hidden else ("not-an-image", "is no image by its name")
             self.findings.append(Finding(name, "ignored", *why))
         aliases, patient = _names(images)
-        folders = {} if masks or spec.label_pattern else _class_folders(images)
-        subjects, found = subjects_of(aliases, spec, table, patient, folders)
+        folders = Folders()
+        if not (masks or spec.label_pattern or spec.label or spec.event or spec.label_rules or (table and table.labelled)):
+            folders = _by_folders(images, needed=spec.emr is None and not spec.allow_unlabelled)
+        subjects, found = subjects_of(aliases, spec, table, lambda name: folders.patients.get(name) or patient(name), folders.classes)
         self.findings += found
         labelled = any(s.label is not None for listed in subjects.values() for s in listed)
         if spec.masks == "ignore" or (spec.masks == "auto" and labelled and len(masks) < len(images)):
@@ -82,7 +77,8 @@ class ImageSource:
             masks = {}
         if not labelled and not masks and spec.emr is None and not spec.allow_unlabelled:
             raise IngestError(
-                "nothing labels the images of the source; give masks (masks/NAME.png), class folders, labels_table=TABLE.csv"
+                unmatched(table)
+                or "nothing labels the images of the source; give masks (masks/NAME.png), class folders, labels_table=TABLE.csv"
                 " or label_pattern=REGEX with one group"
             )
         splits = _official(images)
@@ -114,7 +110,7 @@ def _names(images: list[str]) -> tuple[dict[str, Iterable[str]], Callable[[str],
     """The names by which a table may call each image, and what tells patients apart without one."""
     stems = {PurePosixPath(n).stem for n in images}
     unique = len(stems) == len(images)  # a stem that two folders share is no identifier
-    aliases: dict[str, Iterable[str]] = {n: (n, PurePosixPath(n).name, PurePosixPath(n).stem) for n in images}
+    aliases: dict[str, Iterable[str]] = {n: image_names(n) for n in images}
     return aliases, lambda name: PurePosixPath(name).stem if unique else name
 
 
@@ -134,8 +130,11 @@ def _official(images: list[str]) -> dict[str, str]:
     return found if len(found) == len(images) and "train" in found.values() else {}
 
 
-def _class_folders(images: list[str]) -> dict[str, str]:
-    """Name of the folder each image is in, where they are several: the usual way to lay out classes."""
-    folders = {name: PurePosixPath(name).parent.name for name in images}
-    classes = set(folders.values()) - {f for f in folders.values() if f.lower() in SPLIT_FOLDERS}
-    return folders if len(classes) > 1 and classes == set(folders.values()) and "" not in classes else {}
+def _by_folders(images: list[str], needed: bool) -> Folders:
+    """What folders say. needed: nothing else labels the images, so that folders which leave a doubt are an error."""
+    try:
+        return told_by_folders(images)
+    except IngestError:
+        if needed:
+            raise
+        return Folders()

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 
 from hepdist.errors import IngestError
+from hepdist.ingest.called import rows_by_name
 from hepdist.ingest.emr import EMRTable, read_table
 from hepdist.ingest.emr_dictionary import load_dictionary
 from hepdist.ingest.emr_known import KnownColumns
@@ -90,16 +90,6 @@ def file_findings(table: EMRTable, name: str) -> list[Finding]:
     ]
 
 
-def image_names(key: str, patient: str) -> tuple[str, ...]:
-    """What a table may call the image of a sample with this key: the key, and where that is a path, the file name with and without its suffix.
-
-    Where a table says whose the image is, the key ends in that patient (Subject.key), and no row calls it that.
-    """
-    image = key.removesuffix(f"#{patient}")
-    path = PurePosixPath(image)
-    return tuple(dict.fromkeys((image, path.name, path.stem)))
-
-
 def match(
     table: EMRTable,
     names: Mapping[str, Sequence[str]],
@@ -118,28 +108,29 @@ def match(
     Raises IngestError where no row belongs to any sample.
     """
     raw = {pseudonym(KINDS[kind], key): key for key in table.rows}
+    by_name = rows_by_name(table.rows, lambda name: pseudonym(KINDS[kind], name)) if kind == "image" else raw
     samples: dict[str, list[str]] = defaultdict(list)
     for sample, called in names.items():
-        named = next((name for name in called if name in raw), None)
-        if named is not None:
-            samples[named].append(sample)
+        key = next((by_name[name] for name in called if name in by_name), None)
+        if key is not None:
+            samples[key].append(sample)
     findings, rows = [], {}
-    for name, those in samples.items():
+    for key, those in samples.items():
         if kind == "image" and len({tuple(names[sample]) for sample in those}) > 1:  # two folders hold a file of this name
-            where = f"{file}#{table.row_of(raw[name])}"
+            where = f"{file}#{table.row_of(key)}"
             findings.append(Finding(where, "quarantined", "ambiguous", "the row names several images of the source"))
         else:
-            rows.update(dict.fromkeys(those, raw[name]))
+            rows.update(dict.fromkeys(those, key))
     if not rows and not any(name in there for name in raw):
         raise IngestError(
             f"no row of the EMR table belongs to {'an image' if kind == 'image' else f'a {kind} of the images'};"
             f" name its {kind} column with {'file_key' if kind == 'image' else 'patient_key'}=COLUMN"
         )
-    unmatched = tuple(key for name, key in raw.items() if name not in samples and name not in there)
+    unmatched = tuple(key for name, key in raw.items() if key not in samples and name not in there)
     for key in () if keep_unmatched else unmatched:
         reason = f"no image belongs to the {kind} of this row"
         findings.append(Finding(f"{file}#{table.row_of(key)}", "quarantined", f"unknown-{kind}", reason))
-    for key in (key for name, key in raw.items() if name not in samples and name in there):
+    for key in (key for name, key in raw.items() if key not in samples and name in there):
         reason = f"the {kind} of this row is in the cohort already, and no image here is of it; the values there stay as they are"
         findings.append(Finding(f"{file}#{table.row_of(key)}", "ignored", "duplicate", reason))
     return Match(rows, unmatched, findings)

@@ -7,20 +7,19 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from pathlib import PurePosixPath
 
 from hepdist.errors import IngestError
-from hepdist.ingest.emr_columns import is_missing, plain
+from hepdist.ingest.called import Called
+from hepdist.ingest.emr_columns import is_missing, plain, signed
 from hepdist.ingest.emr_read import TableFiles, read_records
-from hepdist.ingest.emr_rows import FILE_KEYS, PATIENT_KEYS
+from hepdist.ingest.emr_rows import FILE_KEYS, LABEL_KEYS, PATIENT_KEYS
 from hepdist.ingest.files import Files, is_hidden
 from hepdist.ingest.sample import Finding
 from hepdist.ingest.spec import IngestSpec
 
-LABEL_KEYS = ("label", "class", "finding", "diagnosis", "target", "category", "标签", "类别", "诊断")
 SITE_KEYS = ("site", "institution", "hospital", "center", "centre", "医院", "机构", "院区")
 DATE_KEYS = ("date", "study_date", "acquisition_date", "检查日期", "拍摄日期", "日期")
-DATES = ("%Y%m%d", "%Y/%m/%d", "%d.%m.%Y", "%B %d, %Y", "%b %d, %Y", "%Y-%m", "%Y")
+DATES = ("%Y%m%d", "%Y/%m/%d", "%d.%m.%Y", "%B %d, %Y", "%b %d, %Y", "%d-%b-%Y", "%d %b %Y", "%d %B %Y", "%Y-%m", "%Y")
 """Besides ISO 8601; a day such as 01/02/2020 is no date, since it is two. A month or year alone is its first day."""
 
 
@@ -42,28 +41,52 @@ class LabelTable:
     """Relative to the source, or as the option gave it."""
     inside: bool
     """Whether it is one of the source's files."""
-    patients: bool
+    names_patients: bool
     """Whether it has a column of patients."""
     rows: list[tuple[int, str, Entry]]
     """Row number (1 for the first below the header), file, what it says."""
     findings: list[Finding] = field(default_factory=list)
+    labelled: bool = True
+    """Whether it has a column of labels; else it says whose the images are alone."""
     quiet: bool = False
     """Its rows are told of by another door, which reads the same table."""
+    owners: LabelTable | None = None
+    """The EMR table that says whose the images are, where this one may not."""
+    columns: tuple[str, ...] = ()
+    """As its header names them."""
+
+    @property
+    def patients(self) -> bool:
+        """Whether it, or the EMR table beside it, says whose the images are."""
+        return self.names_patients or self.owners is not None
 
     def match(self, images: Mapping[str, Iterable[str]]) -> tuple[dict[str, list[Entry]], list[Finding]]:
         """Entries of each image, one a patient, and findings about the table: rows of no image, and rows said twice.
 
         images: the names by which a row may call each. Two rows of one image and patient that differ in the class leave it
-        unlabelled: nobody knows which is right.
+        unlabelled: nobody knows which is right. What a row doesn't say of whose an image is and of where and when it was taken,
+        `owners` may.
         """
-        by_name: dict[str, list[str]] = defaultdict(list)
-        for image, names in images.items():
-            for name in set(names):
-                by_name[name].append(image)
+        entries, findings = self._match(images)
+        if self.owners is None:
+            return entries, findings
+        owned, _ = self.owners.match(images)
+        for image, whose in owned.items():
+            said = entries.get(image, [])
+            if len(said) == 1 and not said[0].patient:
+                entries[image] = [
+                    replace(said[0], patient=w.patient, site=said[0].site or w.site, date=said[0].date or w.date) for w in whose
+                ]
+            elif not said:
+                entries[image] = whose
+        return entries, findings
+
+    def _match(self, images: Mapping[str, Iterable[str]]) -> tuple[dict[str, list[Entry]], list[Finding]]:
+        called = Called(images)
         found: dict[str, dict[str, Entry]] = defaultdict(dict)
         findings = [*([Finding(self.name, "ingested")] if self.inside else []), *self.findings]
         for number, file, entry in self.rows:
-            targets = by_name.get(file) or by_name.get(PurePosixPath(file).name, [])
+            targets = called(file)
             row = f"{self.name}#{number}"
             if len(targets) != 1:
                 reason = "names no image of the source" if not targets else "names several images of the source"
@@ -80,31 +103,43 @@ class LabelTable:
 
 
 def find_table(files: Files, spec: IngestSpec) -> LabelTable | None:
-    """The table that `labels_table` names, else an EMR table whose rows are of images and name their patients, else the only one of the
-    source that has a file and a label column.
+    """The table that says of which class the images are: the one that `labels_table` names, else the only one of the source that has a
+    file and a label column. Where the EMR table's rows are of images and name their patients, those are its `owners`, or all there is.
 
     Raises IngestError where the one named can't be used.
     """
-    if spec.labels_table is not None:
-        inside = [spec.labels_table] if spec.labels_table in files.names else files.below(spec.labels_table)
-        there = TableFiles.among(files, inside[:1], "") or TableFiles.at(spec.labels_table)
-        if there is None or len(inside) > 1 or len(there.names) > 1:
-            raise IngestError(
-                f"ingest key 'labels_table' is '{spec.labels_table}', which is no file; give a path or URI, or a name inside the source"
-            )
-        table = _read(there, inside[0] if inside else spec.labels_table, bool(inside), spec)
-        if table is None:
-            raise IngestError(
-                "the label table has no rows or lacks a column of files or of labels; name them with file_key=COLUMN label=COLUMN"
-            )
+    table = _named(files, spec.labels_table, spec) if spec.labels_table is not None else _only(files, spec)
+    owners = _owners(files, spec.emr, spec) if spec.emr is not None and spec.emr_key == "image" else None
+    there = [t for t in (table, owners) if t is not None]
+    if owners is not None and spec.patient_key is not None and all(spec.patient_key not in t.columns for t in there):
+        of = "the EMR table" if table is None else "the EMR table or the label table"
+        raise IngestError(f"ingest key 'patient_key' is '{spec.patient_key}', which is no column of {of}; name one of its columns")
+    if owners is None or not owners.names_patients:
         return table
-    if spec.emr is not None and spec.emr_key == "image" and (whose := _owners(files, spec.emr, spec)):
-        return whose
+    return owners if table is None else replace(table, owners=owners)
+
+
+def _named(files: Files, name: str, spec: IngestSpec) -> LabelTable:
+    inside = [name] if name in files.names else files.below(name)
+    there = TableFiles.among(files, inside[:1], "") or TableFiles.at(name)
+    if there is None or len(inside) > 1 or len(there.names) > 1:
+        raise IngestError(f"ingest key 'labels_table' is '{name}', which is no file; give a path or URI, or a name inside the source")
+    table = _read(there, inside[0] if inside else name, bool(inside), spec)
+    if table is None:
+        raise IngestError(
+            "the label table has no rows or lacks a column of files or of labels; name them with file_key=COLUMN label=COLUMN"
+        )
+    return table
+
+
+def _only(files: Files, spec: IngestSpec) -> LabelTable | None:
+    """The label table of the source, where it has one."""
     if spec.emr is not None and spec.label is not None:  # the label is in the EMR table
         return None
+    emr = set(files.below(spec.emr)) if spec.emr is not None and spec.emr_key == "image" else set()
     tables = []
     for name in files.names:
-        if name.lower().endswith((".csv", ".tsv")) and not is_hidden(name):
+        if name.lower().endswith((".csv", ".tsv")) and not is_hidden(name) and name not in emr:
             try:
                 table = _read(TableFiles(files, {name: name}, name), name, True, spec)
             except (IngestError, OSError):
@@ -117,7 +152,7 @@ def find_table(files: Files, spec: IngestSpec) -> LabelTable | None:
 
 
 def _owners(files: Files, name: str, spec: IngestSpec) -> LabelTable | None:
-    """Whose the images are that the EMR table's rows are of, and when and where they were taken; None where it names no patients.
+    """Whose the images are that the EMR table's rows are of, and when and where they were taken; None where it names no images.
 
     Without it each image would be a patient, and two of one patient might train and test.
     """
@@ -126,7 +161,7 @@ def _owners(files: Files, name: str, spec: IngestSpec) -> LabelTable | None:
         table = _read(there, name, False, spec, labels=False) if there is not None and len(there.names) == 1 else None
     except IngestError:  # what is wrong with it is told where its values are read
         return None
-    return replace(table, quiet=True) if table is not None and table.patients else None
+    return replace(table, quiet=True, labelled=False) if table is not None else None
 
 
 def _read(there: TableFiles, name: str, inside: bool, spec: IngestSpec, *, labels: bool = True) -> LabelTable | None:
@@ -134,21 +169,15 @@ def _read(there: TableFiles, name: str, inside: bool, spec: IngestSpec, *, label
     names, records = _records(there)
     named = {plain(n): i for i, n in reversed(list(enumerate(names)))}
 
-    def pick(given: str | None, usual: tuple[str, ...]) -> int | None:
-        if given is not None:
+    def pick(given: str | None, usual: tuple[str, ...], or_usual: bool = False) -> int | None:
+        if given is not None and (given in names or not or_usual):
             return names.index(given) if given in names else None
         return next((named[plain(u)] for u in usual if plain(u) in named), None)
 
-    file, label, patient, site, date = (
-        pick(given, usual)
-        for given, usual in (
-            (spec.file_key, FILE_KEYS),
-            (spec.label, LABEL_KEYS),
-            (spec.patient_key, PATIENT_KEYS),
-            (spec.site_key, SITE_KEYS),
-            (spec.date_key, DATE_KEYS),
-        )
-    )
+    file, label = pick(spec.file_key, FILE_KEYS), pick(spec.label, LABEL_KEYS)
+    beside = spec.emr is not None  # then a key may name the column of the other table
+    patient = pick(spec.patient_key, PATIENT_KEYS, beside)
+    site, date = pick(spec.site_key, SITE_KEYS, beside), pick(spec.date_key, DATE_KEYS, beside)
     for key, given, place in (
         ("patient_key", spec.patient_key, patient),
         ("site_key", spec.site_key, site),
@@ -158,7 +187,8 @@ def _read(there: TableFiles, name: str, inside: bool, spec: IngestSpec, *, label
             raise IngestError(f"ingest key '{key}' is '{given}', which is no column of the label table; name one of its columns")
     if file is None or (labels and label is None):
         return None
-    table = LabelTable(name, inside, patient is not None, [])
+    table = LabelTable(name, inside, patient is not None, [], columns=tuple(names))
+    codes = signed(record[label].strip() for record in records if label is not None and len(record) == len(names))
     for number, record in enumerate(records, 1):
         if len(record) != len(names):
             reason = f"{len(record)} fields where the header has {len(names)}"
@@ -169,7 +199,9 @@ def _read(there: TableFiles, name: str, inside: bool, spec: IngestSpec, *, label
             text = record[column].strip() if column is not None else ""
             return "" if is_missing(text) else text
 
-        said = record[label].strip() if labels and label is not None else None
+        said = None
+        if labels and label is not None:
+            said = "" if is_missing(text := record[label].strip(), signed=codes) else text
         entry = Entry(said, cell(patient), cell(site), date_of(cell(date)))
         if patient is not None and not entry.patient:
             table.findings.append(Finding(f"{name}#{number}", "quarantined", "no-patient-key", "the row names no patient"))

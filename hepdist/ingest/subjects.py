@@ -51,10 +51,12 @@ def subjects_of(
     if table is None:
         return {i: [Subject(i, who(i), by_pattern(spec.label_pattern, i) or folders.get(i))] for i in images}, []
     matched, findings = table.match(images)
+    by_emr = table.owners is not None or not table.labelled
     found = {}
     for image in images:
-        beside = (by_pattern(spec.label_pattern, image) or folders.get(image)) if table.quiet else None  # an EMR table says whose, not what
-        entries = matched.get(image, [])
+        beside = None if table.labelled else by_pattern(spec.label_pattern, image) or folders.get(image)
+        alone = not table.patients or (by_emr and spec.allow_unlabelled) or by_pattern(spec.patient_pattern, image)
+        entries = [e for e in matched.get(image, []) if e.patient or alone]
         found[image] = [
             Subject(
                 f"{image}#{e.patient}" if e.patient else image,
@@ -65,7 +67,16 @@ def subjects_of(
             )
             for e in entries
         ]
-        alone = not table.patients or (table.quiet and spec.allow_unlabelled) or by_pattern(spec.patient_pattern, image)
         if not entries and alone:
             found[image] = [Subject(image, who(image), beside)]
     return found, findings
+
+
+def unmatched(table: LabelTable | None) -> str:
+    """What to say where nothing labels any image although a table is there that should; empty where there is none."""
+    if table is None or not table.labelled:
+        return ""
+    return (
+        "no row of the label table both names an image of the source and says its class; name its columns with file_key=COLUMN, of file"
+        " names or of paths below the source, and label=COLUMN"
+    )

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from hepdist.ingest.audit import Row, row_of
+from hepdist.ingest.called import image_names
 from hepdist.ingest.files import Files
-from hepdist.ingest.join import image_names
 from hepdist.ingest.likeness import likeness_of
 from hepdist.ingest.pseudonym import Pseudonyms
 from hepdist.ingest.sample import Finding, Sample, Source

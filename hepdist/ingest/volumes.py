@@ -22,7 +22,7 @@ from hepdist.ingest.nifti import UnreadableVolume, Volume, read_nifti
 from hepdist.ingest.pairs import pair, scope
 from hepdist.ingest.sample import Finding, Sample
 from hepdist.ingest.spec import IngestSpec
-from hepdist.ingest.subjects import UNLISTED, Subject, subjects_of
+from hepdist.ingest.subjects import UNLISTED, Subject, subjects_of, unmatched
 
 SUFFIX = re.compile(r"\.(nii|img|hdr)(\.gz)?$", re.IGNORECASE)
 HEADER = re.compile(r"\.hdr(\.gz)?$", re.IGNORECASE)
@@ -92,7 +92,8 @@ class VolumeSource:
         unlabelled = spec.emr is not None or spec.allow_unlabelled
         if not labelled and not masks and not self.findings and not unlabelled:
             raise IngestError(
-                "nothing labels the volumes of the source; give masks (labelsTr/CASE.nii.gz or CASE_seg.nii.gz), labels_table=TABLE.csv"
+                unmatched(table)
+                or "nothing labels the volumes of the source; give masks (labelsTr/CASE.nii.gz or CASE_seg.nii.gz), labels_table=TABLE.csv"
                 " or label_pattern=REGEX with one group"
             )
         needs_mask = spec.masks == "require" or (not labelled and not unlabelled)
@@ -247,7 +248,7 @@ def class_indices(voxels: np.ndarray, description: Description) -> np.ndarray:
 
 def _aliases(name: str) -> tuple[str, ...]:
     """The names by which a table may call a volume."""
-    return name, PurePosixPath(name).name, stem(name)
+    return name, SUFFIX.sub("", name)
 
 
 def _base(images: list[str]) -> str:
