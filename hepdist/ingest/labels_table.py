@@ -47,9 +47,7 @@ class LabelTable:
     """Row number (1 for the first below the header), file, what it says."""
     findings: list[Finding] = field(default_factory=list)
     labelled: bool = True
-    """Whether it has a column of labels; else it says whose the images are alone."""
-    quiet: bool = False
-    """Its rows are told of by another door, which reads the same table."""
+    """Whether it is read for labels. Else it is the EMR table and says whose the images are alone; its rows are told of where they are read."""
     owners: LabelTable | None = None
     """The EMR table that says whose the images are, where this one may not."""
     columns: tuple[str, ...] = ()
@@ -99,7 +97,7 @@ class LabelTable:
                 found[targets[0]][entry.patient] = replace(earlier, label=None)
                 reason = "the image has a row of another class already; it is left unlabelled"
                 findings.append(Finding(row, "quarantined", "ambiguous", reason))
-        return {image: list(entries.values()) for image, entries in found.items()}, [] if self.quiet else findings
+        return {image: list(entries.values()) for image, entries in found.items()}, findings if self.labelled else []
 
 
 def find_table(files: Files, spec: IngestSpec) -> LabelTable | None:
@@ -161,7 +159,7 @@ def _owners(files: Files, name: str, spec: IngestSpec) -> LabelTable | None:
         table = _read(there, name, False, spec, labels=False) if there is not None and len(there.names) == 1 else None
     except IngestError:  # what is wrong with it is told where its values are read
         return None
-    return replace(table, quiet=True, labelled=False) if table is not None else None
+    return replace(table, labelled=False) if table is not None else None
 
 
 def _read(there: TableFiles, name: str, inside: bool, spec: IngestSpec, *, labels: bool = True) -> LabelTable | None:
