@@ -12,6 +12,13 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 logging.getLogger("PIL").setLevel(logging.CRITICAL + 1)  # it quotes tags of damaged files, and tags may name a person
 DEEP = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")
 """Pillow's grey modes of more than 8 bits."""
+COLOURED = 32
+"""Least difference between a pixel's channels, or between two colours, that is no noise of compression."""
+NEAR = 0.08
+"""Share of the range within which a level is background's or the structure's own."""
+SMALLEST = 4
+"""Pixels within an area, its outermost left out."""
+UNDECLARED = "what each is isn't said: save class indices (0, 1, 2, ...), or one structure alone as 0 and 255"
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF")
 
 
@@ -33,19 +40,47 @@ def grey(data: bytes) -> np.ndarray:
 
 
 def class_indices(data: bytes) -> np.ndarray:
-    """uint8[1, H, W]: a palette's indices, values as they are up to 127, or 0/1 where any is above.
+    """uint8[1, H, W]: a palette's indices, values as they are up to 127, or 0/1 where any is above or one colour stands on black.
 
-    Masks of 0 and 255 that were resized with smoothing hold values between; half way is the edge.
-    Raises UnreadablePicture.
+    Masks of 0 and 255 that were resized with smoothing hold values between; half way is the edge. Several levels or colours that each
+    fill an area are structures whose classes nobody declared. Raises UnreadablePicture.
     """
     picture = _decode(data)
     if picture.mode == "P":
         return np.asarray(picture)[None]
+    if picture.mode not in (*DEEP, "L", "LA", "1"):
+        colours = np.asarray(picture.convert("RGB"))
+        if (np.ptp(colours, axis=2) > COLOURED).any():
+            return _of_one_colour(colours)[None]
     pixels = _grey(picture)
-    if pixels.dtype != np.uint8:
-        top = pixels.max()
-        return (pixels > top / 2).astype(np.uint8) if top > 127 else pixels.astype(np.uint8)
-    return (pixels > 127).astype(np.uint8) if pixels.max() > 127 else pixels
+    top = float(pixels.max())
+    if top <= 127:
+        return pixels.astype(np.uint8)
+    between = {v for v in _areas(pixels[0]) if NEAR * top < v < (1 - NEAR) * top}
+    if between:
+        raise UnreadablePicture("label-unknown", f"its mask has areas of {2 + len(between)} grey levels; {UNDECLARED}")
+    return (pixels > (127 if pixels.dtype == np.uint8 else top / 2)).astype(np.uint8)
+
+
+def _of_one_colour(colours: np.ndarray) -> np.ndarray:
+    """uint8[H, W] of uint8[H, W, 3]: whether a pixel is nearer to the mask's one colour than to black."""
+    packed = colours.astype(np.int32) @ np.array([1 << 16, 1 << 8, 1])
+    areas = np.array([(v >> 16, v >> 8 & 255, v & 255) for v in _areas(packed) if v], np.int32)
+    areas = areas[areas.max(axis=1) > NEAR * 255] if len(areas) else colours.reshape(-1, 3)[[colours.max(axis=2).argmax()]].astype(np.int32)
+    if len(areas) == 0 or (np.abs(areas - areas[0]).max(axis=1) > COLOURED).any():
+        raise UnreadablePicture("label-unknown", f"its mask has areas of several colours; {UNDECLARED}")
+    return (colours.max(axis=2) > areas[0].max() / 2).astype(np.uint8)
+
+
+def _areas(pixels: np.ndarray) -> set[int]:
+    """The values of [H, W] that fill areas: SMALLEST pixels or more whose neighbours are all the same; edges have none."""
+    if len(np.unique(pixels)) <= 2:
+        return set(np.unique(pixels).tolist())
+    from scipy.ndimage import maximum_filter, minimum_filter  # few masks need it
+
+    flat = pixels[maximum_filter(pixels, 3) == minimum_filter(pixels, 3)]
+    values, counts = np.unique(flat, return_counts=True)
+    return set(values[counts >= SMALLEST].tolist())
 
 
 def _grey(picture: Image.Image) -> np.ndarray:
