@@ -17,6 +17,10 @@ SAME_DIRECTION = 1e-3
 SAME_SPACING = 1e-3
 """Largest relative difference of pixel spacing within a volume."""
 DUPLICATE_MM = 0.01
+CONCLUSIVE = ("TemporalPositionIdentifier", "EchoNumbers", "EchoTime", "DiffusionBValue")
+"""Of PHASES, those that are the same for all planes of one volume. Packages of planes may differ in acquisition and trigger time."""
+OVERLAPPING = 1.5
+"""Thickness over distance from which planes overlap so far that two acquisitions of the same place are meant."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,7 @@ def arrange(planes: Sequence[Plane], least: int) -> tuple[list[Stack], list[Reje
         if "LOCALIZER" in group[0].image_type:
             rejected.append(Rejected(tuple(group), "ignored", "scout", f"localizer, {_counted(len(group))}"))
             continue
-        for part in _separate(group):
+        for part in _separate(group, least):
             if len(part) < least:
                 few.append(part)
                 continue
@@ -153,16 +157,54 @@ def _same_kind(a: Plane, b: Plane) -> bool:
     return bool(same_direction and same_spacing)
 
 
-def _separate(planes: list[Plane]) -> list[list[Plane]]:
-    """One part if the planes make a regular grid; else the parts by the first phase tag, or pair of them, that makes each regular."""
-    if len(planes) < 3 or _regular(planes):
+def _separate(planes: list[Plane], least: int) -> list[list[Plane]]:
+    """The parts by the first phase tag, or pair of them, that makes each a regular grid; one part where the planes make one together.
+
+    Two exceptions. Phases whose positions interleave make a regular grid, too, and are parts all the same. And of phases that lie in one
+    another's place, an irregular one doesn't take the others with it.
+    """
+    if len(planes) < 3:
         return [planes]
+    whole = _regular(planes)
     singles = [(tag,) for tag in range(len(PHASES))]
-    for tags in (*singles, *combinations(range(len(PHASES)), 2)):
+    torn: list[list[list[Plane]]] = []
+    for tags in singles if whole else (*singles, *combinations(range(len(PHASES)), 2)):
         parts = _by_phase(planes, tags)
-        if len(parts) > 1 and max(map(len, parts)) > 2 and all(len(p) < 2 or _regular(p) for p in parts):
+        if len(parts) < 2 or max(map(len, parts)) < 3:
+            continue
+        if not all(len(part) < 2 or _regular(part) for part in parts):
+            torn.append(parts)
+        elif not whole or _interleave(planes, parts, PHASES[tags[0]] in CONCLUSIVE):
             return parts
-    return [planes]
+    sound = [sum(len(part) for part in parts if len(part) >= least and _regular(part)) for parts in torn if not whole and _in_place(parts)]
+    if whole or not max(sound, default=0):
+        return [planes]
+    return [parts for parts in torn if _in_place(parts)][sound.index(max(sound))]
+
+
+def _interleave(planes: list[Plane], parts: list[list[Plane]], conclusive: bool) -> bool:
+    """Whether parts of a regular grid are volumes of their own, each over the whole extent.
+
+    conclusive: the tag that parts them can't differ within a volume. An acquisition may be one of the packages that a scanner takes in
+    turn: then the planes are as thick as they are apart, and not as those of their own part are.
+    """
+    counts = [len(part) for part in parts]
+    if min(counts) < 3 or max(counts) - min(counts) > 1 or not _in_place(parts):
+        return False
+    step, thickness = stack(planes).spacing[0], planes[0].thickness
+    return conclusive or (thickness is not None and thickness > OVERLAPPING * step)
+
+
+def _in_place(parts: list[list[Plane]]) -> bool:
+    """Whether parts of several planes lie in one another's place, not one after the other along the normal."""
+    if any(p.position is None or p.orientation is None for part in parts for p in part):
+        return False
+    normal = _normal(parts[0][0])
+    ends = [
+        (min(along), max(along)) for part in parts if len(part) > 1 and (along := [float(np.dot(p.position or (), normal)) for p in part])
+    ]
+    shared = min((high for _, high in ends), default=0.0) - max((low for low, _ in ends), default=0.0)
+    return len(ends) > 1 and shared > 0.5 * max(high - low for low, high in ends)
 
 
 def _by_phase(planes: list[Plane], tags: tuple[int, ...]) -> list[list[Plane]]:
