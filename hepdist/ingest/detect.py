@@ -40,19 +40,9 @@ def open_source(
         return volumes.VolumeSource(files, spec, skip)
     pictures = [name for name in visible if images.is_picture(name)]
     if _has_dicom(files, [name for name in visible if not images.is_picture(name)], thorough=not pictures):
-        from hepdist.ingest.dicom import DicomSource  # pydicom and its decoders take a second to import
+        from hepdist.ingest.dicom_labels import LabelledDicom  # pydicom and its decoders take a second to import
 
-        return DicomSource(
-            files,
-            modality=spec.modality,
-            allow_burned_in=spec.allow_burned_in,
-            display=spec.display,
-            frames=spec.frames,
-            classes=spec.classes,
-            mask_folders=spec.mask_folders,
-            skip=skip,
-            each=each,
-        )
+        return LabelledDicom(files, spec, skip, each)
     if pictures:
         return images.ImageSource(files, spec, skip)
     raise IngestError(

@@ -52,15 +52,17 @@ def table_of(files: Files, spec: IngestSpec) -> tuple[TableFiles | None, frozens
     return table, frozenset(inside)
 
 
-def read_emr(table: TableFiles, spec: IngestSpec, by_row: bool = False, known: KnownColumns | None = None) -> EMRTable:
+def read_emr(
+    table: TableFiles, spec: IngestSpec, by_row: bool = False, known: KnownColumns | None = None, keep: tuple[str, ...] = ()
+) -> EMRTable:
     """The table as the options say, with the texts that label rules read, and labels where follow-up makes them.
 
-    by_row, known: see `read_table`. Raises IngestError and RecipeError.
+    by_row, known: see `read_table`. keep: further columns whose texts are wanted. Raises IngestError and RecipeError.
     """
     rule = Horizon.of(spec)
     read = read_table(
         table,
-        patient_key={"patient": spec.patient_key, "image": spec.file_key}.get(spec.emr_key),
+        patient_key=spec.file_key if spec.emr_key == "image" else spec.patient_key,
         label=spec.label,
         columns=spec.emr_columns,
         drop=spec.emr_drop,
@@ -72,7 +74,7 @@ def read_emr(table: TableFiles, spec: IngestSpec, by_row: bool = False, known: K
         rules=load_rules(spec.label_rules) if spec.label_rules is not None else None,
         kind=spec.emr_key,
         by_row=by_row,
-        keep_texts=(rule.event, rule.time) if rule else (),
+        keep_texts=(*((rule.event, rule.time) if rule else ()), *keep),
         known=known,
     )
     return at_landmarks(read, table.name, rule, several=by_row) if rule else read

@@ -101,12 +101,13 @@ class LabelTable:
 
 
 def find_table(files: Files, spec: IngestSpec) -> LabelTable | None:
-    """The table that says of which class the images are: the one that `labels_table` names, else the only one of the source that has a
-    file and a label column. Where the EMR table's rows are of images and name their patients, those are its `owners`, or all there is.
+    """The table that says of which class the images are (`find_labels`). Where the EMR table's rows are of images and name their
+    patients, those are its `owners`, or all there is.
 
     Raises IngestError where the one named can't be used.
     """
-    table = _named(files, spec.labels_table, spec) if spec.labels_table is not None else _only(files, spec)
+    emr = frozenset(files.below(spec.emr)) if spec.emr is not None and spec.emr_key == "image" else frozenset()
+    table = find_labels(files, spec, FILE_KEYS, emr)
     owners = _owners(files, spec.emr, spec) if spec.emr is not None and spec.emr_key == "image" else None
     there = [t for t in (table, owners) if t is not None]
     if owners is not None and spec.patient_key is not None and all(spec.patient_key not in t.columns for t in there):
@@ -117,12 +118,22 @@ def find_table(files: Files, spec: IngestSpec) -> LabelTable | None:
     return owners if table is None else replace(table, owners=owners)
 
 
-def _named(files: Files, name: str, spec: IngestSpec) -> LabelTable:
+def find_labels(files: Files, spec: IngestSpec, keys: tuple[str, ...], skip: frozenset[str]) -> LabelTable | None:
+    """The label table that the options name, else the only one of the source.
+
+    keys: headers of the column that says what a row is of, the best first. skip: files of the source that are none. Raises IngestError.
+    """
+    if spec.labels_table is not None:
+        return _named(files, spec.labels_table, spec, keys)
+    return _only(files, spec, keys, skip)
+
+
+def _named(files: Files, name: str, spec: IngestSpec, keys: tuple[str, ...]) -> LabelTable:
     inside = [name] if name in files.names else files.below(name)
     there = TableFiles.among(files, inside[:1], "") or TableFiles.at(name)
     if there is None or len(inside) > 1 or len(there.names) > 1:
         raise IngestError(f"ingest key 'labels_table' is '{name}', which is no file; give a path or URI, or a name inside the source")
-    table = _read(there, inside[0] if inside else name, bool(inside), spec)
+    table = _read(there, inside[0] if inside else name, bool(inside), spec, keys)
     if table is None:
         raise IngestError(
             "the label table has no rows or lacks a column of files or of labels; name them with file_key=COLUMN label=COLUMN"
@@ -130,16 +141,15 @@ def _named(files: Files, name: str, spec: IngestSpec) -> LabelTable:
     return table
 
 
-def _only(files: Files, spec: IngestSpec) -> LabelTable | None:
+def _only(files: Files, spec: IngestSpec, keys: tuple[str, ...], skip: frozenset[str]) -> LabelTable | None:
     """The label table of the source, where it has one."""
     if spec.emr is not None and spec.label is not None:  # the label is in the EMR table
         return None
-    emr = set(files.below(spec.emr)) if spec.emr is not None and spec.emr_key == "image" else set()
     tables = []
     for name in files.names:
-        if name.lower().endswith((".csv", ".tsv")) and not is_hidden(name) and name not in emr:
+        if name.lower().endswith((".csv", ".tsv")) and not is_hidden(name) and name not in skip:
             try:
-                table = _read(TableFiles(files, {name: name}, name), name, True, spec)
+                table = _read(TableFiles(files, {name: name}, name), name, True, spec, keys)
             except (IngestError, OSError):
                 continue
             if table is not None:
@@ -156,14 +166,14 @@ def _owners(files: Files, name: str, spec: IngestSpec) -> LabelTable | None:
     """
     there = TableFiles.at(name) or TableFiles.among(files, files.below(name), name.rstrip("/"))
     try:
-        table = _read(there, name, False, spec, labels=False) if there is not None and len(there.names) == 1 else None
+        table = _read(there, name, False, spec, FILE_KEYS, labels=False) if there is not None and len(there.names) == 1 else None
     except IngestError:  # what is wrong with it is told where its values are read
         return None
     return replace(table, labelled=False) if table is not None else None
 
 
-def _read(there: TableFiles, name: str, inside: bool, spec: IngestSpec, *, labels: bool = True) -> LabelTable | None:
-    """The table; name: what it is called. None where it lacks a column of files, or of the labels that are to be read from it."""
+def _read(there: TableFiles, name: str, inside: bool, spec: IngestSpec, keys: tuple[str, ...], *, labels: bool = True) -> LabelTable | None:
+    """The table; name: what it is called. None where it lacks a column of `keys`, or of the labels that are to be read from it."""
     names, records = _records(there)
     named = {plain(n): i for i, n in reversed(list(enumerate(names)))}
 
@@ -172,7 +182,7 @@ def _read(there: TableFiles, name: str, inside: bool, spec: IngestSpec, *, label
             return names.index(given) if given in names else None
         return next((named[plain(u)] for u in usual if plain(u) in named), None)
 
-    file, label = pick(spec.file_key, FILE_KEYS), pick(spec.label, LABEL_KEYS)
+    file, label = pick(spec.file_key, keys), pick(spec.label, LABEL_KEYS)
     beside = spec.emr is not None  # then a key may name the column of the other table
     patient = pick(spec.patient_key, PATIENT_KEYS, beside)
     site, date = pick(spec.site_key, SITE_KEYS, beside), pick(spec.date_key, DATE_KEYS, beside)

@@ -47,7 +47,7 @@ def run(source: str, cohort: str, options: list[str], progress: Progress | None 
     # the map is opened first: what is wrong with it is said before anything is read
     with _map(spec, names, target) as entries, processes(spec.workers or _processes_for(files)) as each:
         reader = open_source(files, spec, inside, as_map(each), None if onto is None else onto.frozen.known)
-        if spec.label is not None and table is None and reader.kind not in ("images", "nifti", "table"):
+        if spec.label is not None and table is None and reader.kind not in ("images", "nifti", "table", "dicom"):
             raise IngestError(f"ingest key 'label' is '{spec.label}', a column, but there is no table; add emr=TABLE.csv")
         part = open_part(target, sign(spec, files, table, names, onto.manifest.sha256() if onto is not None else ""))
         try:

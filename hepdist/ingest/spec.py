@@ -28,13 +28,15 @@ class IngestSpec(Spec):
     unlabelled: tuple[str, ...] = ("", "todo", "unknown", "NA")
     """Label values that mean 'not known'; such images are kept without a label."""
     labels_table: str | None = None
-    """CSV of image files and their labels (a path, a URI, or a name inside the source); None: a CSV inside the source that has a file column, where there is one."""
+    """Table of images and their labels (a path, a URI, or a name inside the source); None: a CSV inside the source that has a file column,
+    where there is one. A row of DICOM may name a file, folder, instance, series, study or, in a table named here, patient."""
     file_key: str | None = None
-    """Column of the label table that names the image file; None: the first of the usual names that is there."""
+    """Column of the label table that says what a row is of; None: the first of the usual names that is there."""
     label_pattern: str | None = None
     """Regular expression on an image's relative path whose first group is the label, such as '_([01])\\.png$'."""
     patient_pattern: str | None = None
-    """Regular expression on an image's relative path whose first group is the patient; None: each image is a patient."""
+    """Regular expression on an image's relative path whose first group is the patient, of DICOM in place of its PatientID (which public sets
+    often empty); None: as a table, a folder or DICOM says, else each image is a patient."""
     masks: Literal["auto", "require", "ignore"] = "auto"
     """Masks beside images. auto: used where every image has one or nothing else labels the images; require: an image
     without a mask is quarantined; ignore: none is read."""
@@ -50,9 +52,9 @@ class IngestSpec(Spec):
     """Regular expression on a file's relative path that only masks match and whose first group is how their image's path
     begins, such as '^(.*)_lesion\\.nii'; None: masks are known by their folder or by a usual end of their name."""
     site_key: str | None = None
-    """Column of the label table that names the institution, for split_by=site; None: the first of the usual names that is there."""
+    """Column of the label table, or of the table that is the source, that names the institution, for split_by=site; None: the first of the usual names that is there."""
     date_key: str | None = None
-    """Column of the label table that holds the study's day, for split_by=date; None: the first of the usual names that is there."""
+    """Column of the label table, or of the table that is the source, that holds the study's day, for split_by=date; None: the first of the usual names that is there."""
     split_by: Literal["patient", "site", "date"] = "patient"
     """patient: official splits where there are any, else by salted hash; site: whole institutions in one split, to test on
     strangers; date: the oldest patients in train, the newest in test."""
