@@ -217,7 +217,10 @@ def test_an_emr_table_of_other_patients_is_refused(phantom, tmp_path):
 
 
 def test_a_label_column_without_a_table_is_refused(phantom, tmp_path):
-    with pytest.raises(IngestError, match=r"^ingest key 'label' is 'hepatitis', a column, but there is no table; add emr=TABLE.csv$"):
+    with pytest.raises(
+        IngestError,
+        match=r"^ingest key 'label' is 'hepatitis', a column, but there is no table; add emr=TABLE.csv or labels_table=TABLE.csv$",
+    ):
         ingest(str(phantom / "dicom"), str(tmp_path / "cohort"), ["label=hepatitis"])
 
 
