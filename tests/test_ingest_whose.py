@@ -101,6 +101,17 @@ def test_the_key_of_the_emr_table_may_be_another_than_the_label_table_s(tmp_path
     assert manifest.emr[0].missing_share == 0
 
 
+def test_patients_written_as_real_numbers_are_those_written_as_whole_ones(tmp_path):
+    """pandas writes 17.0 where a column has gaps."""
+    pictures(tmp_path / "source")
+    labels = write(tmp_path / "labels.csv", "filename,patient_id,label", [(n, f"{i // 2}.0", c) for i, (n, c) in enumerate(LABELS)])
+    for end in ("", ".0"):
+        emr = write(tmp_path / f"emr{end}.csv", "patient_id,alt", [(f"{i}{end}", i) for i in range(10)])
+        manifest = ingest(str(tmp_path / "source"), str(tmp_path / f"cohort{end}"), [f"labels_table={labels}", f"emr={emr}"])
+        assert patients(manifest) == 10
+        assert manifest.emr[0].missing_share == 0
+
+
 def test_the_class_in_a_table_of_images_is_no_feature_of_them(tmp_path):
     pictures(tmp_path / "source")
     rows = [(*o, c) for (_, c), o in zip(LABELS, OWNERS, strict=True)]

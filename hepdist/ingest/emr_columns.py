@@ -46,6 +46,7 @@ _DATE = re.compile(
 )
 _COMPACT_DATE = re.compile(r"^(19|20)\d{2}(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])(\.0+)?$")
 _LONG = re.compile(r"^\d{7,}(\.0+)?$")
+_WHOLE = re.compile(r"^\d+\.0$")
 MOSTLY_DIFFERENT = 0.9
 """Share of different values from which long whole numbers are taken for identifiers."""
 
@@ -64,6 +65,12 @@ def name_and_unit(header: str) -> tuple[str, str]:
     lower = header.lower()
     suffix = next((s for s in sorted(UNITS, key=len, reverse=True) if lower.endswith(f"_{s}")), None)
     return (header, "") if suffix is None else (header[: -len(suffix) - 1], UNITS[suffix])
+
+
+def are_whole(texts: Iterable[str]) -> bool:
+    """Whether identifiers were written as 17.0, as by programs that take a column with gaps for real numbers: they mean 17."""
+    present = [text for text in texts if text]
+    return bool(present) and all(_WHOLE.match(text) for text in present)
 
 
 def signed(texts: Iterable[str]) -> bool:

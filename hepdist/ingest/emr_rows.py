@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from hepdist.errors import IngestError
-from hepdist.ingest.emr_columns import is_missing, name_and_unit, plain, signed
+from hepdist.ingest.emr_columns import are_whole, is_missing, name_and_unit, plain, signed
 from hepdist.ingest.emr_dictionary import ColumnEntry, Dictionary
 from hepdist.ingest.emr_read import Records
 from hepdist.ingest.emr_sequence import look_like_dates, read_days, time_column
@@ -97,6 +97,8 @@ def whole_rows(records: Records, roles: Roles, missing: frozenset[str], findings
             rows.append((patient, Row(number, texts)))
         else:
             findings.append(Finding(where, "quarantined", "no-patient-key", "the row names no patient"))
+    if are_whole(key for key, _ in rows):
+        rows = [(key.removesuffix(".0"), row) for key, row in rows]
     if not rows:
         raise IngestError("the EMR table holds no row with a patient; check the file or name its column with patient_key=COLUMN")
     return rows

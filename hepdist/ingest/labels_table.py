@@ -10,7 +10,7 @@ from functools import lru_cache
 
 from hepdist.errors import IngestError
 from hepdist.ingest.called import Called
-from hepdist.ingest.emr_columns import is_missing, plain, signed
+from hepdist.ingest.emr_columns import are_whole, is_missing, plain, signed
 from hepdist.ingest.emr_read import TableFiles, read_records
 from hepdist.ingest.emr_rows import FILE_KEYS, LABEL_KEYS, PATIENT_KEYS
 from hepdist.ingest.files import Files, is_hidden
@@ -215,6 +215,8 @@ def _read(there: TableFiles, name: str, inside: bool, spec: IngestSpec, keys: tu
             table.findings.append(Finding(f"{name}#{number}", "quarantined", "no-patient-key", "the row names no patient"))
         else:
             table.rows.append((number, cell(file), entry))
+    if are_whole(entry.patient for _, _, entry in table.rows):
+        table.rows = [(n, file, replace(entry, patient=entry.patient.removesuffix(".0"))) for n, file, entry in table.rows]
     return table
 
 
