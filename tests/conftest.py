@@ -8,6 +8,7 @@ from itertools import count
 from pathlib import Path
 
 import pytest
+from salts import SALT
 
 from object_stores import ENVIRONMENT, S3, s3_server
 
@@ -27,6 +28,12 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip("the real data are not beside the checkout (../shared/data)")
     return SHARED_DATA.resolve()
+
+
+@pytest.fixture
+def salt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The secret of an ingest; modules that ingest in most of their tests mark all with it."""
+    monkeypatch.setenv("HEPDIST_SALT", SALT)
 
 
 @pytest.fixture(scope="session")

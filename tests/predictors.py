@@ -16,6 +16,7 @@ import pytest
 import torch
 from dicom_files import image, save, segmentation, slices, uid
 from PIL import Image
+from salts import SALT
 from torch import nn
 
 from hepdist.ingest import ingest
@@ -24,7 +25,6 @@ from hepdist.shards.manifest import Manifest
 from hepdist.spec import parse
 from hepdist.training.saved_model import Signature, build_model, save_model
 
-SALT = "a salt for tests, 32 bytes long."
 UNET = {"family": "unet", "width": 4, "depth": 2, "norm": "syncbatch"}
 RESNET = {"family": "resnet", "depth": 10, "width": 8}
 

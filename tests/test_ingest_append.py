@@ -13,6 +13,7 @@ import pytest
 from canaries import Canaries, listening, search
 from cryptography.exceptions import InvalidTag
 from PIL import Image
+from salts import SALT
 from test_ingest_restart import kill_when, start
 
 from hepdist.errors import IngestError, RecipeError
@@ -26,14 +27,11 @@ from hepdist.inspect.facts import gather
 from hepdist.inspect.sections import counts
 from hepdist.shards.manifest import SPLITS, Manifest
 
-SALT = "a salt for tests, 32 bytes long."
 APPEND = "append=true"
 NAMES = Pseudonyms(SALT.encode())
 
 
-@pytest.fixture(autouse=True)
-def salt(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HEPDIST_SALT", SALT)
+pytestmark = pytest.mark.usefixtures("salt")
 
 
 def picture(path: Path, seed: int, side: int = 24) -> None:

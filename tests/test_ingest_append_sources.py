@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from dicom_files import image, save, slices, uid
-from test_ingest_append import APPEND, NAMES, SALT, audit_of, contents, reasons, rows_of
+from test_ingest_append import APPEND, NAMES, audit_of, contents, reasons, rows_of
 
 from hepdist.errors import IngestError
 from hepdist.ingest import ingest
@@ -18,10 +18,7 @@ from hepdist.ingest.reidentify import reidentify
 from hepdist.shards.format import decode
 from hepdist.shards.manifest import SPLITS, Manifest
 
-
-@pytest.fixture(autouse=True)
-def salt(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HEPDIST_SALT", SALT)
+pytestmark = pytest.mark.usefixtures("salt")
 
 
 def ct(folder: Path, patient: str, study: str, depth: int = 4, seed: int | None = None, **tags: object) -> None:

@@ -9,6 +9,7 @@ import nibabel as nib
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from salts import SALT
 
 from hepdist.errors import RecipeError
 from hepdist.evaluation.cases import load_cases
@@ -27,9 +28,7 @@ SHAPES = ((21, 17, 12), (9, 40, 8), (16, 16, 30), (5, 6, 7), (24, 20, 16), (13, 
 OPTIONS = ["brick=12,10,8", "overlap=0.25", "classes=background,liver,tumour"]
 
 
-@pytest.fixture(autouse=True)
-def salt(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HEPDIST_SALT", "a salt for tests, 32 bytes long.")
+pytestmark = pytest.mark.usefixtures("salt")
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +53,7 @@ def source(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def cohort(source, tmp_path_factory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HEPDIST_SALT", "a salt for tests, 32 bytes long.")
+        patch.setenv("HEPDIST_SALT", SALT)
         folder = tmp_path_factory.mktemp("bricks") / "cohort"
         ingest(str(source), str(folder), OPTIONS)
     return folder

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from salts import SALT
 from typer.testing import CliRunner
 
 from hepdist.cli import app
@@ -21,13 +22,10 @@ from hepdist.phantom import write_phantom
 from hepdist.shards.format import decode
 from hepdist.shards.manifest import SPLITS, Manifest
 
-SALT = "a salt for tests, 32 bytes long."
 NAMES = Pseudonyms(SALT.encode())
 
 
-@pytest.fixture(autouse=True)
-def salt(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HEPDIST_SALT", SALT)
+pytestmark = pytest.mark.usefixtures("salt")
 
 
 def rows_of(cohort: Path, manifest: Manifest) -> pa.Table:

@@ -19,10 +19,7 @@ from hepdist.ingest.nifti import UnreadableVolume, read_nifti
 from hepdist.shards.format import decode
 from hepdist.shards.manifest import SPLITS, Manifest
 
-
-@pytest.fixture(autouse=True)
-def salt(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HEPDIST_SALT", "a salt for tests, 32 bytes long.")
+pytestmark = pytest.mark.usefixtures("salt")
 
 
 def save(path: Path, voxels: np.ndarray, affine: np.ndarray | None = None) -> None:

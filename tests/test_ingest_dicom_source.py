@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from dicom_files import image, ingested, save, segmentation, slices, stored_values, uid
+from salts import SALT
 
 from hepdist.ingest.dicom import DicomSource
 from hepdist.ingest.dicom_facts import read_facts
@@ -34,7 +35,7 @@ def test_sample_tells_who_where_and_when_raw_and_only_safe_facts_besides(tmp_pat
     save(slices(stored, **told), tmp_path)
     (sample,), _ = ingested(tmp_path)
     assert (sample.series, sample.site, sample.date) == (uid("series", "1", "1"), "CANARY hospital", date(2019, 3, 4))
-    row = header_row(sample.header, Pseudonyms(b"a salt for tests, 32 bytes long."))
+    row = header_row(sample.header, Pseudonyms(SALT.encode()))
     assert (row["age_years"], row["sex"], row["manufacturer"], row["model"]) == (45.0, "F", "Siemens", "other")
     assert (row["kvp"], row["slice_thickness_mm"]) == (120.0, 2.5)
     assert "CANARY" not in str(row)

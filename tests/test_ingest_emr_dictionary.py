@@ -10,6 +10,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from salts import SALT
 
 from hepdist.errors import HepdistError
 from hepdist.ingest import ingest
@@ -234,7 +235,7 @@ def test_mayo_pbcseq_visits_in_si_units(tmp_path: Path, shared_data: Path) -> No
 def test_each_real_table_reaches_the_shards_with_its_units_and_missing_values(
     table: str, dictionary: str, patients: int, tmp_path: Path, shared_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    salt = "a salt for tests, 32 bytes long."
+    salt = SALT
     monkeypatch.setenv("HEPDIST_SALT", salt)
     path, names = shared_data / "emr" / table, Pseudonyms(salt.encode())
     emr = read_table(path, dictionary=declared(tmp_path, dictionary))

@@ -10,6 +10,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from salts import SALT
 
 from hepdist.errors import HepdistError
 from hepdist.ingest import ingest
@@ -17,14 +18,11 @@ from hepdist.ingest.pseudonym import Pseudonyms
 from hepdist.shards.format import decode
 from hepdist.shards.manifest import Manifest
 
-SALT = "a salt for tests, 32 bytes long."
 NAMES = Pseudonyms(SALT.encode())
 RULE = ["event=end", "event_values=dead,transplant", "event_time=until", "horizon=100"]
 
 
-@pytest.fixture(autouse=True)
-def salt(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HEPDIST_SALT", SALT)
+pytestmark = pytest.mark.usefixtures("salt")
 
 
 def write(path: Path, header: list[str], rows: list[list[object]]) -> str:

@@ -18,10 +18,7 @@ from hepdist.ingest.pictures import UnreadablePicture, class_indices, grey
 from hepdist.shards.format import decode
 from hepdist.shards.manifest import SPLITS, Manifest
 
-
-@pytest.fixture(autouse=True)
-def salt(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HEPDIST_SALT", "a salt for tests, 32 bytes long.")
+pytestmark = pytest.mark.usefixtures("salt")
 
 
 def draw(path: Path, seed: int, size: tuple[int, int] = (20, 16), mode: str = "L") -> np.ndarray:

@@ -14,10 +14,7 @@ from hepdist.ingest.check import check_cohort
 from hepdist.shards.format import decode
 from hepdist.shards.manifest import SPLITS, Manifest, damaged_shards
 
-
-@pytest.fixture(autouse=True)
-def salt(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HEPDIST_SALT", "a salt for tests, 32 bytes long.")
+pytestmark = pytest.mark.usefixtures("salt")
 
 
 def read(folder: Path, manifest: Manifest, split: str) -> dict[str, np.ndarray]:

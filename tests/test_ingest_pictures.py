@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
+from salts import SALT
 
 from hepdist.ingest.detect import open_source
 from hepdist.ingest.files import Files
@@ -25,7 +26,7 @@ from hepdist.ingest.split import decide
 from hepdist.ingest.stage import content_of
 from hepdist.ingest.unite import Record
 
-NAMES = Pseudonyms(b"a salt for tests, 32 bytes long.")
+NAMES = Pseudonyms(SALT.encode())
 
 
 def encoded(picture: Image.Image, kind: str = "PNG", **options) -> bytes:

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from salts import SALT
 
 from hepdist.errors import CohortError, IngestError, RecipeError
 from hepdist.ingest import ingest
@@ -22,12 +23,7 @@ from hepdist.phantom import write_phantom
 from hepdist.shards.format import decode
 from hepdist.shards.manifest import SPLITS, Manifest
 
-SALT = "a salt for tests, 32 bytes long."
-
-
-@pytest.fixture(autouse=True)
-def salt(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HEPDIST_SALT", SALT)
+pytestmark = pytest.mark.usefixtures("salt")
 
 
 @pytest.fixture(scope="module")

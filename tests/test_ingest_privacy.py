@@ -12,6 +12,7 @@ import pytest
 from dicom_files import image, uid
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
+from salts import SALT
 
 from hepdist.errors import IngestError, RecipeError
 from hepdist.ingest.deidentify import age_in_years, deidentify, read_date
@@ -21,7 +22,7 @@ from hepdist.ingest.reidentify import FRAME, Entry, MapWriter, reidentify
 from hepdist.ingest.spec import parse_options
 from hepdist.ingest.vocabulary import code_meaning, is_ordinary, safe_names
 
-NAMES = Pseudonyms(b"a salt for tests, 32 bytes long.")
+NAMES = Pseudonyms(SALT.encode())
 
 
 def radiograph(**tags: object) -> Dataset:

@@ -17,6 +17,7 @@ import pydicom
 import pytest
 from canaries import ENCODINGS, Canaries, listening, search
 from PIL import Image
+from salts import SALT
 
 from hepdist.errors import HepdistError
 from hepdist.ingest import ingest
@@ -25,12 +26,7 @@ from hepdist.ingest.pseudonym import Pseudonyms
 from hepdist.ingest.reidentify import MapWriter
 from hepdist.shards.manifest import Manifest
 
-SALT = "a salt for tests, 32 bytes long."
-
-
-@pytest.fixture(autouse=True)
-def salt(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HEPDIST_SALT", SALT)
+pytestmark = pytest.mark.usefixtures("salt")
 
 
 @pytest.fixture

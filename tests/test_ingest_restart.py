@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from salts import SALT
 
 from hepdist.ingest import ingest
 from hepdist.shards.manifest import MANIFEST
 
-SALT = "a salt for tests, 32 bytes long."
 COMMAND = "import sys; from hepdist.ingest import ingest; ingest(sys.argv[1], sys.argv[2], sys.argv[3:])"
 
 

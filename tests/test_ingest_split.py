@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from salts import SALT
 
 from hepdist.errors import IngestError
 from hepdist.ingest.likeness import likeness_of
@@ -18,7 +19,7 @@ from hepdist.ingest.split import decide, largest_remainder
 from hepdist.ingest.unite import Record, united
 from hepdist.shards.manifest import SPLITS
 
-NAMES = Pseudonyms(b"a salt for tests, 32 bytes long.")
+NAMES = Pseudonyms(SALT.encode())
 RATIO = (6, 2, 2)
 
 records = st.lists(

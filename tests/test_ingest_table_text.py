@@ -6,6 +6,7 @@ from pathlib import Path
 
 import openpyxl
 import pytest
+from salts import SALT
 
 from hepdist.errors import IngestError
 from hepdist.ingest import ingest
@@ -154,7 +155,7 @@ def test_measurements_stay_numbers(header: str, texts: list[str]) -> None:
 
 
 def test_a_table_without_any_feature_is_refused_with_the_reasons(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HEPDIST_SALT", "a salt for tests, 32 bytes long.")
+    monkeypatch.setenv("HEPDIST_SALT", SALT)
     path = tmp_path / "t.csv"
     path.write_text("patient_id,phone,note,label\n" + "\n".join(f"P{p},{p},a text of {p},{p % 2}" for p in range(20)))
     with pytest.raises(

@@ -19,10 +19,7 @@ from hepdist.ingest.sample import Finding, Sample
 from hepdist.ingest.spec import IngestSpec
 from hepdist.shards.manifest import SPLITS, Manifest
 
-
-@pytest.fixture(autouse=True)
-def salt(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HEPDIST_SALT", "a salt for tests, 32 bytes long.")
+pytestmark = pytest.mark.usefixtures("salt")
 
 
 def draw(path: Path, seed: int) -> None:

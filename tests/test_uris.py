@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from salts import SALT
 
 from cohorts import tiny_classification_cohort, tiny_segmentation_cohort
 from hepdist.errors import CohortError, IngestError, StoreError
@@ -324,7 +325,7 @@ def test_ingest_from_a_bucket_writes_the_cohort_that_it_writes_from_disk(bucket:
 def test_a_cohort_is_made_in_a_bucket_and_replaced_there_whole(
     bucket: str, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setenv("HEPDIST_SALT", "a salt for tests, 32 bytes long.")
+    monkeypatch.setenv("HEPDIST_SALT", SALT)
     target = place_of(f"{bucket}/cohorts/cohort")
     local = ingest(str(pictures), str(tmp_path / "cohort"))
     assert ingest(str(pictures), str(target)).sha256() == local.sha256() == Manifest.load(target).sha256()

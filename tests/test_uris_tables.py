@@ -23,9 +23,7 @@ PATIENTS = range(1, 13)
 DICTIONARY = "key: patient_id\nlabel: ill\ncolumns: {alt: {unit: U/L, missing: ['999']}}\n"
 
 
-@pytest.fixture(autouse=True)
-def _salt(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HEPDIST_SALT", "a salt for tests, 32 bytes long.")
+pytestmark = pytest.mark.usefixtures("salt")
 
 
 def table() -> pd.DataFrame:

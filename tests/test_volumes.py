@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import torch
 from dicom_files import unpacked
+from salts import SALT
 from torch import Tensor, nn
 
 from hepdist.errors import RecipeError, RunError
@@ -52,7 +53,7 @@ def cohort(tmp_path_factory) -> Path:
             path.parent.mkdir(parents=True, exist_ok=True)
             nib.save(nib.Nifti1Image(voxels.T, np.diag([0.8, 0.9, 2.5, 1.0])), path)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HEPDIST_SALT", "a salt for tests, 32 bytes long.")
+        patch.setenv("HEPDIST_SALT", SALT)
         options = [f"brick={','.join(map(str, BRICK))}", f"classes={','.join(CLASSES)}"]
         manifest = ingest(str(folder / "source"), str(folder / "cohort"), options)
     assert [manifest.counts[split]["volumes"] for split in ("train", "val", "test")] == [6, 2, 2]
@@ -167,7 +168,7 @@ class Oracle(nn.Module):
 
 def test_a_real_ct_in_bricks_is_scored_with_the_volumes_of_its_liver_and_tumours(shared_data, tmp_path, monkeypatch):
     """3D-IRCADb-01 patient 17: 119 slices of 512 x 512, liver 1.86 l with two tumours of 86 and 79 ml."""
-    monkeypatch.setenv("HEPDIST_SALT", "a salt for tests, 32 bytes long.")
+    monkeypatch.setenv("HEPDIST_SALT", SALT)
     for part in ("ct", "liver_mask"):
         unpacked(shared_data / f"liver_ct/ircadb1_17_{part}.tar.xz", tmp_path / "source")
     manifest = ingest(str(tmp_path / "source"), str(tmp_path / "cohort"), ["brick=64,192,192", "overlap=0.25", "workers=1"])

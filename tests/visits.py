@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from salts import SALT
 
 from hepdist.ingest import ingest
 
@@ -23,7 +24,7 @@ def cohort_of_visits(folder: Path) -> Path:
             bilirubin = "" if rng.random() < 0.3 else f"{rng.lognormal(0, 0.5):.2f}"
             lines.append(f"p{patient},{day},{'fm'[patient % 4 // 2]},{alt},{bilirubin},{until},{end}")
     (folder / "visits.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    (folder / "salt").write_text("a salt for tests, 32 bytes long.")
+    (folder / "salt").write_text(SALT)
     rule = ["event=end", "event_values=dead", "event_time=until", "horizon=365", "landmark=visits", f"salt={folder / 'salt'}"]
     ingest(str(folder / "visits.csv"), str(folder / "cohort"), rule)
     return folder / "cohort"
