@@ -127,7 +127,8 @@ def test_a_month_that_is_no_month_is_no_date():
             (header, [str(i) for i in range(20)], "its header names an identifier or a date")
             for header in (
                 "联系方式", "床号", "条码号", "就诊卡号", "检查号", "邮编", "入院时间", "主治医师", "籍贯", "DateOfBirth", "geburtsdatum",
-                "social_security_number", "Visit No", "case_no", "Attending Physician",
+                "social_security_number", "Visit No", "case_no", "Attending Physician", "Unnamed: 0", "index", "year of birth",
+                "Birth Date", "出生日期", "出生", "采样时间",
             )
         ),
     ],
@@ -145,7 +146,24 @@ def test_what_could_name_a_person_is_no_feature(header: str, texts: list[str], r
         ("platelets", [str(150_000 + 1000 * i) for i in range(20)]),
         ("viral load", [str(2**i) for i in range(30)]),
         ("year", [str(2000 + i) for i in range(20)]),
-        ("住院天数", [str(i) for i in range(20)]),
+        *(
+            (header, [str(i) for i in range(20)])
+            for header in (
+                "住院天数",
+                "凝血酶原时间",
+                "出生体重",
+                "Body Mass Index",
+                "FIB-4 index",
+                "birth_weight",
+                "white_cell_count",
+                "Prothrombin Time",
+                "time to birth",
+                "tidal volume",
+                "stage",
+                "caseload",
+                "cardiac index",
+            )
+        ),
     ],
 )
 def test_measurements_stay_numbers(header: str, texts: list[str]) -> None:

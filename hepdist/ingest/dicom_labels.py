@@ -123,8 +123,8 @@ class _Named:
 
     def __call__(self, cell: str) -> tuple[set[str], bool]:
         """Keys of the items, and whether there are none because the cell could mean several files or folders."""
-        if cell in self._ids:
-            return self._ids[cell], False
+        if not cell or cell in self._ids:
+            return self._ids[cell] if cell else set(), False
         files = self._files(cell)
         if len(files) == 1:
             return set(files), False

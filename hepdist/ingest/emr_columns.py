@@ -26,11 +26,12 @@ PLUSES = frozenset({"+", "++", "+++", "++++", "±", "+-", "+/-"})
 COMMON_WORDS = NEGATIVES | POSITIVES | {"m", "f", "male", "female", "low", "high", "unknown"}
 IDENTIFIERS = re.compile(
     r"(^|_)(id|ids|uid|mrn|ssn|nhs|name|names|surname|forename|initials|address|street|city|zip|zipcode|postcode|postal|plz|residence|domicile"
-    r"|phone|mobile|tel|telephone|cell|email|mail|fax|url|accession|birth|birthday|birthdate|dateofbirth|dob|geburtsdatum|date|datetime|timestamp"
-    r"|insurance|passport|rownames|index|row|filename|file|path|physician|doctor|nurse|radiologist|technician|operator)(_|$)"
+    r"|phone|mobile|tel|telephone|email|mail|fax|url|accession|birthday|birthdate|dateofbirth|dob|geburtsdatum|date|datetime|timestamp"
+    r"|insurance|passport|rownames|filename|file|path|physician|doctor|nurse|radiologist|technician|operator)(_|$)"
     r"|(^|_)(hospital|admission|patient|card|account|record|visit|case|encounter|bed|room|study|exam|specimen)_(no|number|nr)(_|$)"
-    r"|social_security|^unnamed"
-    r"|姓名|身份证|电话|手机|联系|地址|住址|籍贯|邮编|住院号|病历号|病案号|门诊号|就诊号|登记号|检查号|检验号|标本号|条码|卡号|床号|医保|社保|出生|日期|时间$|医师|医生|护士"
+    r"|(day|month|year|place)_of_birth|birth_(day|month|year|place)|^(birth|index|row|unnamed.*)$|social_security"
+    r"|姓名|身份证|电话|手机|联系|地址|住址|籍贯|邮编|住院号|病历号|病案号|门诊号|就诊号|登记号|检查号|检验号|标本号|条码|卡号|床号|医保|社保"
+    r"|出生([年月日地]|$)|日期|(^|院|诊|查|验|样|告|记|病|术|亡|请|核|录|建|新)时间$|医师|医生|护士"
 )
 """Header words of columns that identify a person, a day or a row; a number under them would pass for a measurement."""
 UNITS = {

@@ -29,6 +29,8 @@ def with_points(rows: Sequence[Sequence[str]], sure: bool) -> list[list[str]]:
 
 def _is_decimal(column: Sequence[str]) -> bool:
     texts = [text for text in column if text]
+    if not any("," in text for text in texts):
+        return False
     found = [match for text in texts if (match := _COMMA.match(text))]
     clear = any(len(match["part"]) != 3 or match["whole"].lstrip("+-").startswith("0") for match in found)
     plain = sum(bool(_NUMBER.match(text) or _DOTS.match(text)) for text in texts)
