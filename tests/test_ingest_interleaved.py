@@ -51,6 +51,27 @@ def test_packages_of_one_volume_are_one_volume(tmp_path: Path, stored: np.ndarra
     assert found(samples, stored) == {1: (12, 2.0)}
 
 
+@pytest.mark.parametrize(("first", "second", "position"), [((), (3,), 112.0), ((5,), (), 118.0)])
+def test_packages_with_a_missing_plane_are_refused_as_the_one_volume_that_they_are(
+    tmp_path: Path, stored: np.ndarray, first: tuple[int, ...], second: tuple[int, ...], position: float
+) -> None:
+    """Either package alone is regular, or both are, but holds every other plane only."""
+    phase(stored, 1, 100.0, tmp_path, without=first, AcquisitionNumber=1, EchoNumbers=1, SliceThickness=2.0)
+    phase(stored, 2, 102.0, tmp_path, without=second, AcquisitionNumber=2, EchoNumbers=1, SliceThickness=2.0)
+    samples, findings = ingested(tmp_path)
+    assert not samples
+    assert [(f.check, f.reason) for f in findings] == [("geometry", f"gap of 1 slice after position {position} mm")] * 11
+
+
+@pytest.mark.parametrize("start", [102.0, 101.0])
+def test_of_thick_acquisitions_that_interleave_the_whole_one_stays(tmp_path: Path, stored: np.ndarray, start: float) -> None:
+    phase(stored, 1, 100.0, tmp_path, AcquisitionNumber=1)
+    phase(stored, 2, start, tmp_path, without=(3,), AcquisitionNumber=2)
+    samples, findings = ingested(tmp_path)
+    assert found(samples, stored) == {1: (6, STEP)}
+    assert {f.reason for f in findings} == {f"gap of 1 slice after position {start + 8} mm"}
+
+
 def test_echoes_that_interleave_are_volumes_however_thick_their_planes(tmp_path: Path, stored: np.ndarray) -> None:
     phase(stored, 1, 100.0, tmp_path, EchoTime=4.6, SliceThickness=2.0)
     phase(stored, 2, 102.0, tmp_path, EchoTime=9.2, SliceThickness=2.0)

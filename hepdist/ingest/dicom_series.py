@@ -160,8 +160,9 @@ def _same_kind(a: Plane, b: Plane) -> bool:
 def _separate(planes: list[Plane], least: int) -> list[list[Plane]]:
     """The parts by the first phase tag, or pair of them, that makes each a regular grid; one part where the planes make one together.
 
-    Two exceptions. Phases whose positions interleave make a regular grid, too, and are parts all the same. And of phases that lie in one
-    another's place, an irregular one doesn't take the others with it.
+    Three exceptions. Phases whose positions interleave make a regular grid, too, and are parts all the same. Of phases that lie in one
+    another's place, an irregular one doesn't take the others with it. And packages stay together where a plane is missing: each alone
+    would pass for a volume with every other plane.
     """
     if len(planes) < 3:
         return [planes]
@@ -170,11 +171,12 @@ def _separate(planes: list[Plane], least: int) -> list[list[Plane]]:
     torn: list[list[list[Plane]]] = []
     for tags in singles if whole else (*singles, *combinations(range(len(PHASES)), 2)):
         parts = _by_phase(planes, tags)
-        if len(parts) < 2 or max(map(len, parts)) < 3:
+        conclusive = any(PHASES[tag] in CONCLUSIVE and len({plane.phase[tag] for plane in planes}) > 1 for tag in tags)
+        if len(parts) < 2 or max(map(len, parts)) < 3 or (not whole and not conclusive and _packages(planes, parts)):
             continue
         if not all(len(part) < 2 or _regular(part) for part in parts):
             torn.append(parts)
-        elif not whole or _interleave(planes, parts, PHASES[tags[0]] in CONCLUSIVE):
+        elif not whole or _interleave(planes, parts, conclusive):
             return parts
     sound = [sum(len(part) for part in parts if len(part) >= least and _regular(part)) for parts in torn if not whole and _in_place(parts)]
     if whole or not max(sound, default=0):
@@ -193,6 +195,20 @@ def _interleave(planes: list[Plane], parts: list[list[Plane]], conclusive: bool)
         return False
     step, thickness = stack(planes).spacing[0], planes[0].thickness
     return conclusive or (thickness is not None and thickness > OVERLAPPING * step)
+
+
+def _packages(planes: list[Plane], parts: list[list[Plane]]) -> bool:
+    """Whether the parts took turns at the places of one grid, some of which are empty: planes no thicker than the places are apart."""
+    thickness = planes[0].thickness
+    if thickness is None or not _in_place(parts):
+        return False
+    normal = _normal(planes[0])
+    apart = np.diff(sorted(float(np.dot(p.position or (), normal)) for p in planes))
+    step = float(apart.min())
+    if step < DUPLICATE_MM or thickness > OVERLAPPING * step:
+        return False
+    places = np.round(apart / step)
+    return bool((np.abs(apart - places * step) <= max(0.1, 0.05 * step) * places).all())
 
 
 def _in_place(parts: list[list[Plane]]) -> bool:
