@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from hepdist.ingest.detect import open_source
 from hepdist.ingest.files import Files
@@ -83,6 +83,46 @@ def test_one_colour_on_black_is_one_structure(colour):
 def test_several_colours_are_refused(second):
     with pytest.raises(UnreadablePicture, match=r"^its mask has areas of several colours; what each is isn't said"):
         class_indices(encoded(colours((255, 0, 0), second)))
+
+
+def lines(*levels: int | tuple[int, int, int]) -> np.ndarray:
+    """Lines of one pixel, which have no inside, as vessels are drawn."""
+    picture = Image.new("L" if isinstance(levels[0], int) else "RGB", (64, 64))
+    for place, level in enumerate(levels):
+        ImageDraw.Draw(picture).line((5, 5 + 20 * place, 60, 20 + 20 * place), level, 1)
+    return np.asarray(picture)
+
+
+@pytest.mark.parametrize(
+    ("drawn", "reason"),
+    [
+        (lines(128, 255), "areas of 3 grey levels"),
+        (lines((255, 0, 0), (0, 0, 255)), "areas of several colours"),
+        (np.maximum(np.pad(np.full((30, 30), 255, np.uint8), 17), lines(128)), "areas of 3 grey levels"),
+        (
+            np.maximum(colours((255, 0, 0)), np.pad(np.full((3, 3, 3), (0, 255, 0), np.uint8), ((30, 7), (30, 7), (0, 0)))),
+            "several colours",
+        ),
+    ],
+)
+def test_vessels_and_nodules_too_small_for_an_inside_are_structures(drawn: np.ndarray, reason: str):
+    with pytest.raises(UnreadablePicture, match=reason):
+        class_indices(encoded(drawn))
+
+
+@pytest.mark.parametrize("method", [Image.Resampling.BILINEAR, Image.Resampling.HAMMING])
+@pytest.mark.parametrize("colour", [None, (255, 0, 0)])
+def test_edges_of_few_levels_are_no_structures(method: Image.Resampling, colour: tuple[int, int, int] | None):
+    source = scene(255) if colour is None else colours(colour)
+    smooth = np.asarray(Image.fromarray(source).resize((80, 80), method))
+    bright = smooth if colour is None else smooth.max(axis=2)
+    assert 3 < len(np.unique(bright)) <= 16
+    assert np.array_equal(class_indices(encoded(smooth))[0], bright > 127)
+
+
+@pytest.mark.parametrize("drawn", [lines(255), lines((0, 200, 0))])
+def test_lines_of_one_level_are_one_structure(drawn: np.ndarray):
+    assert np.array_equal(class_indices(encoded(drawn))[0], (drawn if drawn.ndim == 2 else drawn.max(axis=2)) > 0)
 
 
 def test_grey_saved_as_rgb_is_grey():

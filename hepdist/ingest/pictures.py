@@ -17,7 +17,9 @@ COLOURED = 32
 NEAR = 0.08
 """Share of the range within which a level is background's or the structure's own."""
 SMALLEST = 4
-"""Pixels within an area, its outermost left out."""
+"""Pixels within an area, its outermost left out; or of a structure that is too thin to have such."""
+FEW = 16
+"""Values up to which a mask was drawn, not smoothed or compressed, so that thin lines in it are no edges."""
 UNDECLARED = "what each is isn't said: save class indices (0, 1, 2, ...), or one structure alone as 0 and 255"
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF")
 
@@ -43,7 +45,7 @@ def class_indices(data: bytes) -> np.ndarray:
     """uint8[1, H, W]: a palette's indices, values as they are up to 127, or 0/1 where any is above or one colour stands on black.
 
     Masks of 0 and 255 that were resized with smoothing hold values between; half way is the edge. Several levels or colours that each
-    fill an area are structures whose classes nobody declared. Raises UnreadablePicture.
+    fill an area, or lines of their own, are structures whose classes nobody declared. Raises UnreadablePicture.
     """
     picture = _decode(data)
     if picture.mode == "P":
@@ -56,7 +58,7 @@ def class_indices(data: bytes) -> np.ndarray:
     top = float(pixels.max())
     if top <= 127:
         return pixels.astype(np.uint8)
-    between = {v for v in _areas(pixels[0]) if NEAR * top < v < (1 - NEAR) * top}
+    between = {v for v in _drawn(pixels[0], pixels[0]) if NEAR * top < v < (1 - NEAR) * top}
     if between:
         raise UnreadablePicture("label-unknown", f"its mask has areas of {2 + len(between)} grey levels; {UNDECLARED}")
     return (pixels > (127 if pixels.dtype == np.uint8 else top / 2)).astype(np.uint8)
@@ -65,22 +67,29 @@ def class_indices(data: bytes) -> np.ndarray:
 def _of_one_colour(colours: np.ndarray) -> np.ndarray:
     """uint8[H, W] of uint8[H, W, 3]: whether a pixel is nearer to the mask's one colour than to black."""
     packed = colours.astype(np.int32) @ np.array([1 << 16, 1 << 8, 1])
-    areas = np.array([(v >> 16, v >> 8 & 255, v & 255) for v in _areas(packed) if v], np.int32)
+    areas = np.array([(v >> 16, v >> 8 & 255, v & 255) for v in _drawn(packed, colours.max(axis=2)) if v], np.int32)
     areas = areas[areas.max(axis=1) > NEAR * 255] if len(areas) else colours.reshape(-1, 3)[[colours.max(axis=2).argmax()]].astype(np.int32)
     if len(areas) == 0 or (np.abs(areas - areas[0]).max(axis=1) > COLOURED).any():
         raise UnreadablePicture("label-unknown", f"its mask has areas of several colours; {UNDECLARED}")
     return (colours.max(axis=2) > areas[0].max() / 2).astype(np.uint8)
 
 
-def _areas(pixels: np.ndarray) -> set[int]:
-    """The values of [H, W] that fill areas: SMALLEST pixels or more whose neighbours are all the same; edges have none."""
-    if len(np.unique(pixels)) <= 2:
-        return set(np.unique(pixels).tolist())
+def _drawn(values: np.ndarray, brightness: np.ndarray) -> set[int]:
+    """The values of [H, W] that are structures, or the background, and no edges.
+
+    SMALLEST pixels or more have neighbours that are all the same; or, of FEW values, most have no brighter neighbour, as edges do.
+    """
+    there, counts = np.unique(values, return_counts=True)
+    if len(there) <= 2:
+        return set(there.tolist())
     from scipy.ndimage import maximum_filter, minimum_filter  # few masks need it
 
-    flat = pixels[maximum_filter(pixels, 3) == minimum_filter(pixels, 3)]
-    values, counts = np.unique(flat, return_counts=True)
-    return set(values[counts >= SMALLEST].tolist())
+    flat, within = np.unique(values[maximum_filter(values, 3) == minimum_filter(values, 3)], return_counts=True)
+    found = set(flat[within >= SMALLEST].tolist())
+    if len(there) <= FEW:
+        crest = maximum_filter(brightness, 3) == brightness
+        found |= {v for v, n in zip(there.tolist(), counts, strict=True) if n >= SMALLEST and crest[values == v].mean() > 0.5}
+    return found
 
 
 def _grey(picture: Image.Image) -> np.ndarray:
