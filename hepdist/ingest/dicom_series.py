@@ -174,14 +174,18 @@ def _separate(planes: list[Plane], least: int) -> list[list[Plane]]:
         conclusive = any(PHASES[tag] in CONCLUSIVE and len({plane.phase[tag] for plane in planes}) > 1 for tag in tags)
         if len(parts) < 2 or max(map(len, parts)) < 3 or (not whole and not conclusive and _packages(planes, parts)):
             continue
-        if not all(len(part) < 2 or _regular(part) for part in parts):
+        if all(len(part) < 2 or _regular(part) for part in parts):
+            if not whole or _interleave(planes, parts, conclusive):
+                return parts
+        elif not whole and _in_place(parts):
             torn.append(parts)
-        elif not whole or _interleave(planes, parts, conclusive):
-            return parts
-    sound = [sum(len(part) for part in parts if len(part) >= least and _regular(part)) for parts in torn if not whole and _in_place(parts)]
-    if whole or not max(sound, default=0):
-        return [planes]
-    return [parts for parts in torn if _in_place(parts)][sound.index(max(sound))]
+    best = max(torn, key=lambda parts: _sound(parts, least), default=[planes])
+    return best if _sound(best, least) else [planes]
+
+
+def _sound(parts: list[list[Plane]], least: int) -> int:
+    """Planes of the parts that are volumes."""
+    return sum(len(part) for part in parts if len(part) >= least and _regular(part))
 
 
 def _interleave(planes: list[Plane], parts: list[list[Plane]], conclusive: bool) -> bool:
